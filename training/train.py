@@ -1,0 +1,346 @@
+"""Fine-tune the classifier on TPU, GPU or CPU.
+
+The published run::
+
+    python -m training.train --data data/chest_xray --weights imagenet
+
+Output in ``runs/<name>/``: config.json, history.csv, metrics.json, best.weights.h5, learning curves,
+confusion matrix and ROC of the validation patients, and checkpoints that ``--resume`` continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from sklearn.metrics import log_loss, roc_auc_score
+
+from training.augmentation import augment
+from training.dataset import load_split, parse_path, to_arrays
+from training.evaluate import (
+    THRESHOLD,
+    calibrate,
+    fit_calibration,
+    format_metrics,
+    metrics_with_intervals,
+)
+from training.model import build_model, set_trainable
+from training.plots import plot_confusion, plot_learning_curves, plot_roc
+
+STRESS_CROP_AREA = (0.6, 1.0)  # the lungs stay in the frame
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run. The defaults are the published one."""
+
+    name: str = "b0"  # output goes to runs/<name>
+    data: str = "data/chest_xray"  # a folder that training.dataset reads
+    weights: str = "imagenet"  # imagenet (download), FILE.h5, or none
+    backbone: str = "efficientnet_b0"
+    image_size: int = 160  # px; finer input feeds the sharpness shortcut (models/README.md)
+    film_size: int = 224  # px; what augmentation crops from
+    batch_size: int = 32
+    head_epochs: int = 1
+    epochs: int = 10  # of fine-tuning
+    head_learning_rate: float = 1e-3
+    learning_rate: float = 5e-4  # peak, after warm-up; 1e-3 is unstable with frozen BatchNorm
+    warmup_share: float = 0.1  # of a stage's steps
+    weight_decay: float = 1e-4
+    dropout: float = 0.2
+    label_smoothing: float = 0.05  # keeps logits small, which calibrates and quantizes better
+    average_steps: int = 100  # steps that the averaged weights look back; they are what is kept
+    patience: int = 4  # epochs without a better validation score
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Validation films as they are and under stress: images float32 (N, S, S, 1), labels (N,)."""
+
+    images: np.ndarray
+    stressed: np.ndarray
+    labels: np.ndarray
+    patients: list[str]
+
+
+def find_strategy() -> tf.distribute.Strategy:
+    """TPU if one is found, several workers when TF_CONFIG is set, all GPUs, else the default."""
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+        return tf.distribute.TPUStrategy(resolver)
+    except (ValueError, tf.errors.NotFoundError):  # no TPU
+        pass
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if len(tf.config.list_physical_devices("GPU")) > 1:
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def train(
+    config: TrainConfig,
+    runs: Path = Path("runs"),
+    resume: bool = False,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Path:
+    """Train both stages, keep the averaged weights of the best epoch, report on validation.
+
+    Args:
+        config: the run.
+        runs: folder of runs.
+        resume: continue a run that was stopped; it must have been started with the same config.
+        strategy: where to train; found by ``find_strategy`` when not given.
+
+    Returns:
+        ``runs/<name>``.
+
+    Raises:
+        ValueError: if the run exists and ``resume`` is false, or with another config.
+    """
+    run = runs / config.name
+    _prepare_run(run, config, resume)
+    strategy = strategy or find_strategy()
+    print(f"{type(strategy).__name__}, {strategy.num_replicas_in_sync} replica(s)", flush=True)
+    tf_keras.utils.set_random_seed(config.seed)
+    films = load_split(config.data, "train", config.film_size)
+    validation = load_validation(config)
+    with strategy.scope():
+        model = build_model(config.backbone, config.image_size, config.weights, config.dropout)
+    stages = (
+        ("head", config.head_epochs, config.head_learning_rate),
+        ("finetune", config.epochs, config.learning_rate),
+    )
+    for stage, epochs, learning_rate in stages:
+        steps = int(films.cardinality()) // config.batch_size
+        with strategy.scope():
+            set_trainable(model, backbone=stage == "finetune")
+            schedule = tf_keras.optimizers.schedules.CosineDecay(
+                initial_learning_rate=learning_rate / 100,
+                decay_steps=int(steps * epochs * (1 - config.warmup_share)),
+                alpha=0.01,
+                warmup_target=learning_rate,
+                warmup_steps=int(steps * epochs * config.warmup_share),
+            )
+            model.compile(
+                tf_keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
+                tf_keras.losses.BinaryCrossentropy(
+                    from_logits=True, label_smoothing=config.label_smoothing
+                ),
+            )
+        _fit_stage(model, films, validation, config, run, stage, epochs, steps)
+    _report(model, validation, run)
+    return run
+
+
+def load_validation(config: TrainConfig) -> Validation:
+    """The validation patients, and the same under a fixed draw of stress (exposure, contrast, crop,
+    blur, sharpening, texture, rotation)."""
+    images, labels, paths = to_arrays(load_split(config.data, "val", config.image_size))
+    films = load_split(config.data, "val", config.film_size).enumerate()
+    stressed = films.map(
+        lambda i, row: augment(
+            row["image"], config.image_size, tf.stack([tf.cast(i, tf.int32), -1]), STRESS_CROP_AREA
+        ),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    return Validation(
+        images=images.astype(np.float32),
+        stressed=np.stack(list(stressed.as_numpy_iterator())),
+        labels=labels,
+        patients=[parse_path(path).patient for path in paths],
+    )
+
+
+def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) -> tf.data.Dataset:
+    """Endless augmented batches, half of each class on average; another draw for each epoch.
+
+    Returns:
+        A dataset of images float32 (B, S, S, 1) and labels float32 (B, 1).
+    """
+    seed = config.seed * 1000 + epoch
+
+    def of_class(label: float) -> tf.data.Dataset:
+        members = films.filter(lambda row: row["label"] == label)
+        return members.shuffle(4096, seed=seed).repeat()
+
+    def to_example(index: tf.Tensor, row: dict) -> tuple[tf.Tensor, tf.Tensor]:
+        image = augment(row["image"], config.image_size, tf.stack([tf.cast(index, tf.int32), seed]))
+        return image, row["label"][tf.newaxis]
+
+    balanced = tf.data.Dataset.sample_from_datasets(
+        [of_class(0.0), of_class(1.0)], weights=[0.5, 0.5], seed=seed
+    )
+    examples = balanced.enumerate().map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = examples.batch(config.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.with_options(options)
+
+
+class WeightAverage(tf_keras.callbacks.Callback):
+    """An exponential average of the weights, updated every tenth step; it calms the swings of the
+    score between epochs (Izmailov et al. 2018; Cha et al. 2021)."""
+
+    INTERVAL = 10
+
+    def __init__(self, model: tf_keras.Model, steps: int) -> None:
+        super().__init__()
+        self.decay = 1.0 - min(self.INTERVAL / steps, 1.0)
+        self.values = [tf.Variable(w, trainable=False) for w in _read_weights(model)]
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if batch % self.INTERVAL == 0:
+            for average, weight in zip(self.values, _read_weights(self.model), strict=True):
+                average.assign(self.decay * average + (1.0 - self.decay) * weight)
+
+    def weights(self) -> list[np.ndarray]:
+        return [value.numpy() for value in self.values]
+
+
+def _fit_stage(
+    model: tf_keras.Model,
+    films: tf.data.Dataset,
+    validation: Validation,
+    config: TrainConfig,
+    run: Path,
+    stage: str,
+    epochs: int,
+    steps: int,
+) -> None:
+    """Fit one stage from its last checkpoint on, and leave the best epoch's weights in the model."""
+    average = WeightAverage(model, config.average_steps)
+    model.optimizer.build(model.trainable_variables)
+    state = tf.train.Checkpoint(model=model, optimizer=model.optimizer, average=average.values)
+    manager = tf.train.CheckpointManager(state, str(run / "checkpoints" / stage), max_to_keep=1)
+    best_weights = run / f"{stage}.weights.h5"
+    done = [row for row in _read_history(run) if row["stage"] == stage]
+    if done and manager.latest_checkpoint:
+        state.restore(manager.latest_checkpoint).expect_partial()
+    scores = [float(row["score"]) for row in done]
+    for epoch in range(len(done), epochs):
+        if len(scores) - 1 - int(np.argmax(scores or [0])) >= config.patience:
+            break
+        fitted = model.fit(
+            training_batches(films, config, epoch),
+            steps_per_epoch=steps,
+            callbacks=[average],
+            verbose=2,
+        )
+        last_weights = _read_weights(model)
+        _write_weights(model, average.weights())
+        row = {"stage": stage, "epoch": epoch + 1, "loss": fitted.history["loss"][0]}
+        row |= validate(model, validation)
+        if row["score"] > max(scores, default=-1.0):
+            model.save_weights(best_weights)
+        _write_weights(model, last_weights)
+        scores.append(row["score"])
+        manager.save()
+        _append_history(run, row)
+        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+    if best_weights.exists():
+        model.load_weights(best_weights)
+
+
+def validate(model: tf_keras.Model, validation: Validation) -> dict[str, float]:
+    """AUROC of the validation patients' films as they are and under stress; ``score``, which stops
+    and selects, is their mean, since the plain AUROC saturates near 1 and cannot tell epochs apart."""
+    logits = model.predict(validation.images, verbose=0)[:, 0]
+    stressed = model.predict(validation.stressed, verbose=0)[:, 0]
+    aurocs = [float(roc_auc_score(validation.labels, z)) for z in (logits, stressed)]
+    probabilities = calibrate(logits, 1.0, 0.0)
+    return {
+        "val_loss": float(log_loss(validation.labels, probabilities)),
+        "val_auroc": aurocs[0],
+        "stress_auroc": aurocs[1],
+        "score": float(np.mean(aurocs)),
+    }
+
+
+def _read_weights(model: tf_keras.Model) -> list[np.ndarray]:
+    return tf_keras.backend.batch_get_value(model.trainable_variables)
+
+
+def _write_weights(model: tf_keras.Model, values: list[np.ndarray]) -> None:
+    tf_keras.backend.batch_set_value(list(zip(model.trainable_variables, values, strict=True)))
+
+
+def _report(model: tf_keras.Model, validation: Validation, run: Path) -> None:
+    model.save_weights(run / "best.weights.h5")
+    logits = model.predict(validation.images, verbose=0)[:, 0]
+    stressed = model.predict(validation.stressed, verbose=0)[:, 0]
+    labels = validation.labels
+    temperature, offset = fit_calibration(
+        np.concatenate([logits, stressed]), np.concatenate([labels, labels])
+    )
+    metrics = {"calibration": {"temperature": temperature, "offset": offset}}
+    for name, z in (("validation", logits), ("stress", stressed)):
+        probabilities = calibrate(z, temperature, offset)
+        metrics[name] = metrics_with_intervals(labels, probabilities, THRESHOLD, validation.patients)
+        print(f"{name}\n{format_metrics(metrics[name])}")
+    (run / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    probabilities = calibrate(logits, temperature, offset)
+    plot_roc(labels, probabilities, run / "roc.png", "ROC, validation patients")
+    plot_confusion(
+        labels, probabilities >= THRESHOLD, run / "confusion_matrix.png", "Validation films"
+    )
+    if history := _read_history(run):
+        plot_learning_curves(history, run / "learning_curves.png")
+
+
+def _prepare_run(run: Path, config: TrainConfig, resume: bool) -> None:
+    described = json.dumps(dataclasses.asdict(config), indent=2)
+    path = run / "config.json"
+    if path.exists() and not resume:
+        raise ValueError(f"{run} exists; pass --resume to continue it, or another --name")
+    if path.exists() and path.read_text() != described:
+        raise ValueError(f"{run} was started with another configuration; see {path}")
+    run.mkdir(parents=True, exist_ok=True)
+    path.write_text(described)
+
+
+def _read_history(run: Path) -> list[dict[str, str]]:
+    path = run / "history.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _append_history(run: Path, row: dict) -> None:
+    path = run / "history.csv"
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        description="Fine-tune the classifier.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for field in dataclasses.fields(TrainConfig):
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, type=type(field.default), default=field.default, help=" ")
+    parser.add_argument("--resume", action="store_true", help="continue a stopped run")
+    options = vars(parser.parse_args())
+    resume = options.pop("resume")
+    try:
+        print(train(TrainConfig(**options), resume=resume))
+    except ValueError as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()
