@@ -1,0 +1,23 @@
+"""CXR Lite: a calibrated pneumonia probability for a chest film, and the evidence for it.
+
+Not for medical use.
+"""
+
+from cxr.classifier import Classifier, Prediction
+from cxr.explanation import overlay_evidence
+from cxr.imaging import InvalidImageError, preprocess, read_image
+from cxr.latency import Latency, measure_latency
+from cxr.model_card import InvalidModelError, ModelCard
+
+__all__ = [
+    "Classifier",
+    "InvalidImageError",
+    "InvalidModelError",
+    "Latency",
+    "ModelCard",
+    "Prediction",
+    "measure_latency",
+    "overlay_evidence",
+    "preprocess",
+    "read_image",
+]

@@ -94,16 +94,14 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, floa
         labels: (N,) of 0 and 1, both present.
 
     Returns:
-        temperature (> 0) and offset (log-odds).
-
-    Raises:
-        ValueError: if higher logits do not mean more pneumonia.
+        temperature (> 0) and offset (log-odds). Logits that fall with the label, of a model that has
+        learned nothing, get a temperature so high that the probability is nearly constant.
     """
-    model = LogisticRegression(C=1e4, class_weight="balanced").fit(logits.reshape(-1, 1), labels > 0.5)
-    slope = float(model.coef_[0, 0])
-    if slope <= 0:
-        raise ValueError("received logits that fall with the label; the model has learned nothing")
-    return 1.0 / slope, float(model.intercept_[0])
+    scale = max(float(np.std(logits)), 1e-12)
+    model = LogisticRegression(C=1e4, class_weight="balanced")
+    model.fit(logits.reshape(-1, 1) / scale, labels > 0.5)
+    slope = max(float(model.coef_[0, 0]), 1e-3)
+    return scale / slope, float(model.intercept_[0])
 
 
 def calibrate(logits: np.ndarray, temperature: float, offset: float) -> np.ndarray:

@@ -92,9 +92,9 @@ def grad_cam(model: tf_keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def _set_normalization(base: tf_keras.Model, mean: float, std: float) -> None:
-    normalization = base.get_layer("normalization")
-    _, _, count = normalization.get_weights()
-    normalization.set_weights([np.array([mean]), np.array([std**2]), count])
+    (layer,) = (n for n in base.layers if isinstance(n, layers.Normalization))
+    _, _, count = layer.get_weights()
+    layer.set_weights([np.array([mean]), np.array([std**2]), count])
 
 
 def _copy_to_gray(source: tf_keras.Model, target: tf_keras.Model) -> None:

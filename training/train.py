@@ -22,6 +22,7 @@ import tensorflow as tf
 import tf_keras
 from sklearn.metrics import log_loss, roc_auc_score
 
+from cxr.imaging import preprocess
 from training.augmentation import augment
 from training.dataset import load_split, parse_path, to_arrays
 from training.evaluate import (
@@ -63,7 +64,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """Validation films as they are and under stress: images float32 (N, S, S, 1), labels (N,)."""
+    """Validation films as they are and under stress: uint8 (N, S, S, 1) both, labels (N,)."""
 
     images: np.ndarray
     stressed: np.ndarray
@@ -141,21 +142,17 @@ def train(
 
 
 def load_validation(config: TrainConfig) -> Validation:
-    """The validation patients, and the same under a fixed draw of stress (exposure, contrast, crop,
-    blur, sharpening, texture, rotation)."""
+    """The validation patients' films, and the same under a fixed draw of stress (exposure, contrast,
+    crop, blur, sharpening, texture, rotation) before ``preprocess``, as other machines would do."""
     images, labels, paths = to_arrays(load_split(config.data, "val", config.image_size))
-    films = load_split(config.data, "val", config.film_size).enumerate()
-    stressed = films.map(
-        lambda i, row: augment(
-            row["image"], config.image_size, tf.stack([tf.cast(i, tf.int32), -1]), STRESS_CROP_AREA
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+    films, _, _ = to_arrays(load_split(config.data, "val", config.film_size))
+    stressed = [
+        augment(film, config.film_size, tf.constant([i, -1]), STRESS_CROP_AREA).numpy()
+        for i, film in enumerate(films)
+    ]
+    stressed = [preprocess(np.rint(f[..., 0]).astype(np.uint8), config.image_size) for f in stressed]
     return Validation(
-        images=images.astype(np.float32),
-        stressed=np.stack(list(stressed.as_numpy_iterator())),
-        labels=labels,
-        patients=[parse_path(path).patient for path in paths],
+        images, np.stack(stressed), labels, [parse_path(path).patient for path in paths]
     )
 
 
@@ -249,11 +246,15 @@ def _fit_stage(
         model.load_weights(best_weights)
 
 
+def predict_logits(model: tf_keras.Model, images: np.ndarray) -> np.ndarray:
+    """Logits float64 (N,) of images uint8 (N, S, S, 1)."""
+    return model.predict(images.astype(np.float32), verbose=0)[:, 0].astype(np.float64)
+
+
 def validate(model: tf_keras.Model, validation: Validation) -> dict[str, float]:
     """AUROC of the validation patients' films as they are and under stress; ``score``, which stops
     and selects, is their mean, since the plain AUROC saturates near 1 and cannot tell epochs apart."""
-    logits = model.predict(validation.images, verbose=0)[:, 0]
-    stressed = model.predict(validation.stressed, verbose=0)[:, 0]
+    logits, stressed = (predict_logits(model, x) for x in (validation.images, validation.stressed))
     aurocs = [float(roc_auc_score(validation.labels, z)) for z in (logits, stressed)]
     probabilities = calibrate(logits, 1.0, 0.0)
     return {
@@ -274,8 +275,7 @@ def _write_weights(model: tf_keras.Model, values: list[np.ndarray]) -> None:
 
 def _report(model: tf_keras.Model, validation: Validation, run: Path) -> None:
     model.save_weights(run / "best.weights.h5")
-    logits = model.predict(validation.images, verbose=0)[:, 0]
-    stressed = model.predict(validation.stressed, verbose=0)[:, 0]
+    logits, stressed = (predict_logits(model, x) for x in (validation.images, validation.stressed))
     labels = validation.labels
     temperature, offset = fit_calibration(
         np.concatenate([logits, stressed]), np.concatenate([labels, labels])

@@ -1,0 +1,164 @@
+"""A .tflite file and its card, as a function from gray pixels to a prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from cxr.imaging import preprocess
+from cxr.model_card import InvalidModelError, ModelCard
+
+MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
+MODEL_NAMES = ("int8", "float32")
+SIGNATURE = "serving_default"
+INPUT = "image"
+OUTPUTS = ("logit", "evidence", "embedding")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the model says of one film.
+
+    Attributes:
+        label: NORMAL or PNEUMONIA, by the card's threshold.
+        probability: calibrated, 0..1, for the card's prevalence.
+        logit: log-odds before calibration.
+        evidence: float32 (h, w), class activation map in log-odds; its mean is the logit.
+        embedding: float32 (1280,), pooled features.
+        latency_ms: ``preprocess`` and ``inference``, wall time.
+    """
+
+    label: str
+    probability: float
+    logit: float
+    evidence: np.ndarray
+    embedding: np.ndarray
+    latency_ms: dict[str, float]
+
+
+class Classifier:
+    """A loaded model. Safe to call from several threads: inference runs one film at a time."""
+
+    def __init__(self, model: bytes, card: ModelCard, num_threads: int) -> None:
+        self.card = card
+        self.num_threads = num_threads
+        try:
+            interpreter = Interpreter(model_content=model, num_threads=num_threads)
+            self._runner = interpreter.get_signature_runner(SIGNATURE)
+        except (ValueError, RuntimeError) as error:
+            raise InvalidModelError(
+                f"Received a model that LiteRT cannot run ({str(error).splitlines()[0]}); accepted is "
+                f"a .tflite file with the signature {SIGNATURE}."
+            ) from error
+        _check_signature(self._runner, card.input_size)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, name_or_path: str | os.PathLike[str] = "int8", num_threads: int = 1) -> Classifier:
+        """Load a model and its card.
+
+        Args:
+            name_or_path: ``int8`` or ``float32`` for the shipped models, or a ``.tflite`` file with
+                its card (same name, ``.json``) beside it.
+            num_threads: threads of one inference, 1 or more.
+
+        Raises:
+            InvalidModelError: if the name is unknown, a file is missing, the card is malformed, the
+                file's sha256 is not the card's, or the signature is not the contract's.
+        """
+        if num_threads < 1:
+            raise ValueError(f"received num_threads {num_threads}; accepted is 1 or more")
+        path = find_model(name_or_path)
+        try:
+            model = path.read_bytes()
+        except OSError as error:
+            raise InvalidModelError(
+                f"Received the model {path.name}, which cannot be read ({error.strerror})."
+            ) from error
+        card = ModelCard.load(path.with_suffix(".json"))
+        digest = hashlib.sha256(model).hexdigest()
+        if digest != card.sha256:
+            raise InvalidModelError(
+                f"Received {path.name} with sha256 {digest[:12]}...; its card accepts "
+                f"{card.sha256[:12]}... The file is damaged, or belongs to another card."
+            )
+        return cls(model, card, num_threads)
+
+    def predict(self, pixels: np.ndarray) -> Prediction:
+        """Classify one film.
+
+        Args:
+            pixels: uint8 (H, W), 0 black .. 255 white, as ``read_image`` returns them.
+        """
+        start = time.perf_counter()
+        image = preprocess(pixels, self.card.input_size)[np.newaxis]
+        prepared = time.perf_counter()
+        with self._lock:
+            locked = time.perf_counter()
+            output = self._runner(**{INPUT: image})
+            done = time.perf_counter()
+        logit = float(output["logit"][0, 0])
+        probability = _sigmoid(logit / self.card.temperature + self.card.offset)
+        return Prediction(
+            label=self.card.labels[probability >= self.card.threshold],
+            probability=probability,
+            logit=logit,
+            evidence=output["evidence"][0, :, :, 0],
+            embedding=output["embedding"][0],
+            latency_ms={
+                "preprocess": (prepared - start) * 1e3,
+                "inference": (done - locked) * 1e3,
+            },
+        )
+
+
+def find_model(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a shipped model's name, or the path itself.
+
+    Raises:
+        InvalidModelError: if it is neither a shipped name nor a ``.tflite`` path.
+    """
+    if str(name_or_path) in MODEL_NAMES:
+        return MODELS_DIR / f"pneumonia_{name_or_path}.tflite"
+    path = Path(name_or_path)
+    if path.suffix != ".tflite":
+        raise InvalidModelError(
+            f"Received the model {str(name_or_path)!r}; accepted are {', '.join(MODEL_NAMES)} or a "
+            ".tflite file."
+        )
+    return path
+
+
+def _check_signature(runner, input_size: int) -> None:
+    side = input_size // 32
+    expected = {
+        INPUT: (np.uint8, (1, input_size, input_size, 1)),
+        "logit": (np.float32, (1, 1)),
+        "evidence": (np.float32, (1, side, side, 1)),
+        "embedding": (np.float32, (1, None)),
+    }
+    details = {**runner.get_input_details(), **runner.get_output_details()}
+    received = {name: (d["dtype"], tuple(int(n) for n in d["shape"])) for name, d in details.items()}
+    matches = set(received) == set(expected) and all(
+        received[name][0] == dtype
+        and len(received[name][1]) == len(shape)
+        and all(want in (None, got) for want, got in zip(shape, received[name][1], strict=True))
+        for name, (dtype, shape) in expected.items()
+    )
+    if not matches:
+        text = ", ".join(f"{name} {np.dtype(t).name} {shape}" for name, (t, shape) in received.items())
+        raise InvalidModelError(
+            f"Received a model with the tensors {text}; accepted are {INPUT} uint8 "
+            f"{expected[INPUT][1]} and {', '.join(OUTPUTS)} as the contract gives them."
+        )
+
+
+def _sigmoid(log_odds: float) -> float:
+    return float(0.5 * (1.0 + np.tanh(0.5 * log_odds)))

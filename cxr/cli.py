@@ -1,0 +1,176 @@
+"""``python -m cxr predict | info | benchmark``. Not for medical use."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cxr.classifier import MODEL_NAMES, Classifier, find_model
+from cxr.imaging import EXTENSIONS, InvalidImageError, read_image
+from cxr.latency import Latency, cpu_name, measure_latency
+from cxr.model_card import InvalidModelError, ModelCard
+
+COLUMNS = (
+    "path",
+    "label",
+    "probability",
+    "threshold",
+    "novelty",
+    "screening",
+    "latency_ms",
+    "error",
+)
+FEW_FILES = 5  # more than these get a progress bar
+BENCHMARK_FILM_PX = 1024
+
+Row = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns 0 when all was done, 1 when a file failed, 2 for wrong usage."""
+    args = _build_parser().parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+    try:
+        return args.run(args)
+    except InvalidModelError as error:
+        print(f"cxr: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cxr", description="Pneumonia on chest films. Not for medical use."
+    )
+    commands = parser.add_subparsers(required=True, metavar="predict | info | benchmark")
+
+    predict = commands.add_parser("predict", help="score films and folders of films")
+    predict.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    predict.add_argument("--model", default="int8", help="int8 (default), float32 or FILE.tflite")
+    predict.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    predict.add_argument("--threads", type=_positive, default=1)
+    predict.set_defaults(run=_predict)
+
+    info = commands.add_parser("info", help="print the model card")
+    info.add_argument("--model", default="int8")
+    info.set_defaults(run=_info)
+
+    benchmark = commands.add_parser("benchmark", help="time float32 against int8 on this machine")
+    benchmark.add_argument("--threads", type=_positive, default=1)
+    benchmark.add_argument("--repeats", type=_positive, default=100)
+    benchmark.set_defaults(run=_benchmark)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"received {value}; accepted is 1 or more")
+    return value
+
+
+def _predict(args: argparse.Namespace) -> int:
+    classifier = Classifier.load(args.model, args.threads)
+    files = list(_list_files(args.paths))
+    rows = (_score(classifier, path) for path in files)
+    rows = tqdm(rows, total=len(files), unit="film", disable=len(files) <= FEW_FILES)
+    failed = False
+    for row in _write_rows(rows, args.format):
+        failed = failed or row["error"] is not None
+    return int(failed)
+
+
+def _list_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """Files as named; in place of a folder the images in it, recursively, or itself if it has none."""
+    for path in paths:
+        inside = []
+        if path.is_dir():
+            inside = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()
+            )
+        yield from inside or [path]
+
+
+def _score(classifier: Classifier, path: Path) -> Row:
+    row: Row = dict.fromkeys(COLUMNS) | {"path": str(path)}
+    start = time.perf_counter()
+    try:
+        prediction = classifier.predict(read_image(path))
+    except InvalidImageError as error:
+        return row | {"error": str(error)}
+    return row | {
+        "label": prediction.label,
+        "probability": round(prediction.probability, 6),
+        "threshold": classifier.card.threshold,
+        "latency_ms": round((time.perf_counter() - start) * 1e3, 3),
+    }
+
+
+def _write_rows(rows: Iterable[Row], style: str) -> Iterator[Row]:
+    """Print each row as it comes, and pass it on."""
+    if style == "csv":
+        writer = csv.DictWriter(sys.stdout, COLUMNS)
+        writer.writeheader()
+    elif style == "table":
+        print(f"{'label':10} {'probability':>11} {'ms':>8}  path")
+    for row in rows:
+        if style == "json":
+            print(json.dumps(row), flush=True)
+        elif style == "csv":
+            writer.writerow(row)
+        elif row["error"] is not None:
+            print(f"{'failed':10} {'':>11} {'':>8}  {row['path']}: {row['error']}")
+        else:
+            print(
+                f"{row['label']:10} {row['probability']:11.3f} {row['latency_ms']:8.1f}  {row['path']}"
+            )
+        yield row
+
+
+def _info(args: argparse.Namespace) -> int:
+    card = ModelCard.load(find_model(args.model).with_suffix(".json"))
+    print(f"{card.name} ({card.variant}). Not for medical use.")
+    print(f"labels          {card.labels[0]}, {card.labels[1]}")
+    print(f"input           uint8 gray, {card.input_size}x{card.input_size} px")
+    print(f"calibration     sigmoid(logit / {card.temperature:.4f} + {card.offset:.4f})")
+    print(f"prevalence      {card.prevalence:g}, which the probability assumes")
+    print(f"threshold       {card.threshold:g}")
+    print(f"size            {card.size_bytes:,} bytes, sha256 {card.sha256}")
+    for split, metrics in card.metrics.items():
+        print(f"{split} ({metrics['films']} films)")
+        for name, m in metrics.items():
+            if name != "films":
+                interval = f"95 % interval {m['low']:.4f} .. {m['high']:.4f}"
+                print(f"  {name:13} {m['value']:.4f}  ({interval})")
+    print("provenance")
+    for key, value in card.provenance.items():
+        print(f"  {key:13} {value if isinstance(value, str) else json.dumps(value)}")
+    return 0
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    classifiers = [Classifier.load(name, args.threads) for name in MODEL_NAMES]
+    film = np.random.default_rng(0).integers(0, 256, (BENCHMARK_FILM_PX,) * 2, np.uint8)
+    results: list[Latency] = measure_latency(classifiers, film, args.repeats, warmup=10)
+    print(f"{cpu_name()}, {args.threads} thread(s), {args.repeats} warm runs, taking turns")
+    print(f"{'model':10}{'inference median':>18}{'p95':>10}{'size':>12}")
+    for name, classifier, latency in zip(MODEL_NAMES, classifiers, results, strict=True):
+        print(
+            f"{name:10}{latency.median_ms('inference'):15.2f} ms{latency.p95_ms('inference'):7.2f} ms"
+            f"{classifier.card.size_bytes / 1e6:9.2f} MB"
+        )
+    ratio = results[0].median_ms("inference") / results[1].median_ms("inference")
+    print(f"int8 takes {ratio:.2f} of float32's time")
+    return 0

@@ -1,0 +1,160 @@
+"""Prune, convert, quantize and validate a trained run, then write ``models/``.
+
+Command::
+
+    python -m export --run runs/b0
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from export.convert import to_tflite
+from export.prune import measure_sparsity, prune
+from export.quantize import FLOAT_LAYERS, RANGE_PERCENTILES, choose_calibration_films, quantize
+from export.validate import (
+    Films,
+    QuantizationError,
+    Report,
+    check_loss,
+    format_table,
+    measure_model,
+    write_table,
+)
+from training.dataset import load_split, parse_path, to_arrays
+from training.model import build_model
+from training.train import TrainConfig, load_validation
+
+DATA = (
+    "Kermany et al. 2018, Labeled Optical Coherence Tomography and Chest X-Ray Images for "
+    "Classification (CC BY 4.0): children of 1 to 5 years, one hospital"
+)
+PACKAGES = (
+    "tensorflow",
+    "tf-keras",
+    "tensorflow-model-optimization",
+    "ai-edge-quantizer",
+    "ai-edge-litert",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """An export. The defaults are the published one."""
+
+    sparsity: float = 0.5  # of the 1x1 kernels; buys gzipped size, not latency
+    epochs: int = 2  # of fine-tuning while pruning
+    learning_rate: float = 1e-4
+
+
+def export(
+    run: Path, out: Path, config: ExportConfig, data: str | None = None
+) -> dict[str, Report]:
+    """Make both models of a run; write them, their cards and the table of ``out/README.md``.
+
+    Nothing is written to ``out`` before everything is measured.
+
+    Args:
+        run: ``runs/<name>`` of ``training.train``; the pruned weights are left there.
+        out: the models folder.
+        config: pruning.
+        data: the data set, where it is not at the run's own path.
+
+    Returns:
+        Reports of ``dense float32`` (before pruning), ``float32`` and ``int8``.
+
+    Raises:
+        QuantizationError: if int8 falls too far below float32 on the validation patients.
+        FileNotFoundError: if the run is not complete.
+    """
+    trained = TrainConfig(**json.loads((run / "config.json").read_text()))
+    trained = dataclasses.replace(trained, data=data or trained.data)
+    model = build_model(trained.backbone, trained.image_size, dropout=trained.dropout)
+    model.load_weights(run / "best.weights.h5")
+    dense = to_tflite(model)
+    model = prune(model, trained, config.sparsity, config.epochs, config.learning_rate)
+    model.save_weights(run / "pruned.weights.h5")
+    float32 = to_tflite(model)
+    films = choose_calibration_films(trained.data, trained.image_size)
+    int8 = quantize(float32, films)
+
+    validation = load_validation(trained)
+    test = _load_test(trained)
+    origin = _describe_training(trained)
+    pruned = origin | {
+        "pruning": dataclasses.asdict(config) | {"measured_sparsity": measure_sparsity(model)}
+    }
+    quantized = pruned | {
+        "quantization": {
+            "scheme": "static int8, weights per channel, activations per tensor",
+            "calibration_films": len(films),
+            "range_percentiles": RANGE_PERCENTILES,
+            "float_layers": FLOAT_LAYERS,
+        }
+    }
+    reports = {
+        "dense float32": measure_model(dense, "float32", origin, validation, test),
+        "float32": measure_model(float32, "float32", pruned, validation, test),
+        "int8": measure_model(int8, "int8", quantized, validation, test),
+    }
+    check_loss(reports["float32"].validation_auroc, reports["int8"].validation_auroc)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("float32", "int8"):
+        path = out / f"pneumonia_{name}.tflite"
+        path.write_bytes(reports[name].model)
+        reports[name].card.save(path.with_suffix(".json"))
+    write_table(out / "README.md", format_table(reports))
+    return reports
+
+
+def _load_test(config: TrainConfig) -> Films:
+    images, labels, paths = to_arrays(load_split(config.data, "test", config.image_size))
+    return Films(images, labels, [parse_path(path).patient for path in paths])
+
+
+def _describe_training(config: TrainConfig) -> dict[str, Any]:
+    """Provenance of the dense model, without the paths of a machine."""
+    training = dataclasses.asdict(config)
+    for name in ("name", "data", "weights"):
+        del training[name]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "data": DATA,
+        "initial_weights": "none" if config.weights == "none" else Path(config.weights).name,
+        "training": training,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--run", type=Path, required=True, help="runs/NAME of training.train")
+    parser.add_argument("--out", type=Path, default=Path("models"), help="the models folder")
+    parser.add_argument("--data", help="the data set, where it has moved since training")
+    for field in dataclasses.fields(ExportConfig):
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, type=type(field.default), default=field.default, help=" ")
+    options = vars(parser.parse_args())
+    run, out, data = (options.pop(name) for name in ("run", "out", "data"))
+    try:
+        reports = export(run, out, ExportConfig(**options), data)
+    except (QuantizationError, ValueError, FileNotFoundError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
+    print(format_table(reports))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

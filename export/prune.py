@@ -1,0 +1,95 @@
+"""Magnitude pruning with a short fine-tune (Zhu and Gupta 2017, tensorflow-model-optimization)."""
+
+from __future__ import annotations
+
+import tensorflow_model_optimization as tfmot
+import tf_keras
+from tf_keras import layers
+
+from training.dataset import load_split
+from training.model import build_model, set_trainable
+from training.train import TrainConfig, training_batches
+
+sparsity_api = tfmot.sparsity.keras
+
+
+def is_pruned(layer: layers.Layer) -> bool:
+    """The 1x1 convolutions of the blocks: nine tenths of the weights. The stem, the depthwise and
+    the squeeze-excite convolutions are small and fragile, and stay dense."""
+    return isinstance(layer, layers.Conv2D) and layer.name.endswith(
+        ("expand_conv", "project_conv", "top_conv")
+    ) and "_se_" not in layer.name
+
+
+def prune(
+    model: tf_keras.Model,
+    config: TrainConfig,
+    sparsity: float,
+    epochs: int,
+    learning_rate: float,
+) -> tf_keras.Model:
+    """Raise sparsity from 0 to its final value over the first half of a fine-tune, then recover.
+
+    Args:
+        model: a trained model of ``build_model``; its layers are reused and change with it.
+        config: of the run that trained it; names the data and the batches.
+        sparsity: share of zeros in each pruned kernel, 0..1; 0 returns the model as it is.
+        epochs: of fine-tuning, as the run counts them.
+        learning_rate: peak of the fine-tune.
+
+    Returns:
+        A model of ``build_model`` without pruning wrappers.
+    """
+    if sparsity == 0:
+        return model
+    films = load_split(config.data, "train", config.film_size)
+    steps = max(int(films.cardinality()) // config.batch_size, 1)
+    schedule = sparsity_api.PolynomialDecay(
+        initial_sparsity=0.0,
+        final_sparsity=sparsity,
+        begin_step=0,
+        end_step=max(steps * epochs // 2, 1),
+        frequency=max(steps * epochs // 20, 1),
+    )
+
+    def wrap(layer: layers.Layer) -> layers.Layer:
+        if is_pruned(layer):
+            return sparsity_api.prune_low_magnitude(layer, pruning_schedule=schedule)
+        return layer
+
+    set_trainable(model, backbone=True)
+    wrapped = tf_keras.models.clone_model(model, clone_function=wrap)
+    wrapped.compile(
+        tf_keras.optimizers.AdamW(
+            tf_keras.optimizers.schedules.CosineDecay(
+                learning_rate / 10, int(steps * epochs * 0.9), 0.01, "decay",
+                learning_rate, max(int(steps * epochs * 0.1), 1),
+            )
+        ),
+        tf_keras.losses.BinaryCrossentropy(
+            from_logits=True, label_smoothing=config.label_smoothing
+        ),
+    )
+    wrapped.fit(
+        training_batches(films, config, epoch=config.epochs),
+        steps_per_epoch=steps,
+        epochs=epochs,
+        callbacks=[sparsity_api.UpdatePruningStep()],
+        verbose=2,
+    )
+    return _strip(wrapped, config)
+
+
+def measure_sparsity(model: tf_keras.Model) -> float:
+    """Share of zeros among the weights of the pruned kernels, 0..1."""
+    kernels = [layer.get_weights()[0] for layer in model.layers if is_pruned(layer)]
+    return float(sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels))
+
+
+def _strip(wrapped: tf_keras.Model, config: TrainConfig) -> tf_keras.Model:
+    """Apply the masks and copy the weights into a fresh model, free of wrappers."""
+    stripped = sparsity_api.strip_pruning(wrapped)
+    fresh = build_model(config.backbone, config.image_size, dropout=config.dropout)
+    for layer, source in zip(fresh.layers, stripped.layers, strict=True):
+        layer.set_weights(source.get_weights())
+    return fresh

@@ -1,0 +1,103 @@
+"""int8 post-training quantization of the float32 .tflite.
+
+The plain converter collapses on EfficientNet: swish outputs are skewed, and a range from minimum to
+maximum spends the 256 levels on a handful of outliers. Here activations are quantized to the range
+between two extreme percentiles over the calibration films, weights per channel, and the few fragile
+layers stay float: the head (a quantized logit would have at most 256 values), the stem and the first
+block.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_quantizer import quantizer, recipe
+from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+from cxr.classifier import INPUT, SIGNATURE
+from training.dataset import load_split, to_arrays
+
+CALIBRATION_FILMS = 256
+RANGE_PERCENTILES = (0.02, 99.98)
+FLOAT_LAYERS = (
+    "StatefulPartitionedCall.*",  # logit, evidence and embedding
+    ".*/(rescaling|normalization|stem_|block1a_).*",
+)
+SAMPLES_PER_FILM = 2048  # values kept of each tensor
+
+
+def choose_calibration_films(data: str, image_size: int, count: int = CALIBRATION_FILMS) -> np.ndarray:
+    """Training patients' films, as many of each class where there are enough.
+
+    Returns:
+        uint8 (N, image_size, image_size, 1).
+    """
+    images, labels, _ = to_arrays(load_split(data, "train", image_size))
+    rng = np.random.default_rng(0)
+    chosen = []
+    for label in (0, 1):
+        members = np.flatnonzero(labels == label)
+        chosen.append(rng.permutation(members)[: count // 2])
+    return images[np.concatenate(chosen)]
+
+
+def quantize(model: bytes, films: np.ndarray) -> bytes:
+    """Quantize a float32 .tflite of ``to_tflite``.
+
+    Args:
+        model: the float32 flatbuffer.
+        films: uint8 (N, S, S, 1), what activations are calibrated on.
+
+    Returns:
+        The int8 flatbuffer, with the same signature.
+    """
+    static = quantizer.Quantizer(bytearray(model), recipe.static_wi8_ai8())
+    for pattern in FLOAT_LAYERS:
+        static.update_quantization_recipe(pattern, "*", algorithm_key=AlgorithmName.NO_QUANTIZE)
+    first = {SIGNATURE: [{INPUT: films[:1]}]}
+    ranges = static.calibrate(first, num_threads=1)  # names the tensors that want a range
+    for name, (low, high) in measure_ranges(model, films, set(ranges)).items():
+        shape = np.shape(ranges[name]["min"])
+        ranges[name] = {
+            "min": np.full(shape, low, np.float32),
+            "max": np.full(shape, high, np.float32),
+        }
+    return bytes(static.quantize(ranges, enable_progress_report=False).quantized_model)
+
+
+def measure_ranges(
+    model: bytes, films: np.ndarray, names: set[str]
+) -> dict[str, tuple[float, float]]:
+    """The activation range of each float tensor between ``RANGE_PERCENTILES`` over all films.
+
+    Args:
+        model: a float32 flatbuffer.
+        films: uint8 (N, S, S, 1).
+        names: tensors to measure; those that are no float32 activations are left out.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*preserve_all_tensors", category=UserWarning)
+        interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True)
+    interpreter.allocate_tensors()
+    image = interpreter.get_input_details()[0]["index"]
+    tensors = {
+        t["name"]: t["index"]
+        for t in interpreter.get_tensor_details()
+        if t["name"] in names and t["dtype"] == np.float32
+    }
+    rng = np.random.default_rng(0)
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
+    for film in films:
+        interpreter.set_tensor(image, film[np.newaxis])
+        interpreter.invoke()
+        for name, index in tensors.items():
+            values = interpreter.get_tensor(index).ravel()
+            if values.size > SAMPLES_PER_FILM:
+                values = values[rng.integers(0, values.size, SAMPLES_PER_FILM)]
+            samples[name].append(values)
+    return {
+        name: tuple(np.percentile(np.concatenate(values), RANGE_PERCENTILES))
+        for name, values in samples.items()
+    }

@@ -1,0 +1,106 @@
+"""Sample films for the page: composites of several children's films, no patient's own picture.
+
+For a seed film the nearest films of its class, each of another child, are aligned to it and averaged;
+an unsharp mask gives back the edges that averaging softens.
+
+Command (the shipped samples)::
+
+    python -m training.composites --data data/chest_xray --out streamlit_app/samples
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from cxr.imaging import preprocess, read_image
+from training.dataset import Film, list_films
+
+NEIGHBORS = 8
+THUMBNAIL = 32  # px, what similarity is measured on
+SIZE = 448  # px, of the composite
+# Seeds were chosen by eye among composites of training films: clear anatomy, no doubled edges.
+SHIPPED = {
+    "normal_1": "train/NORMAL/IM-0434-0001.jpeg",
+    "normal_2": "train/NORMAL/NORMAL2-IM-0497-0001.jpeg",
+    "pneumonia_1": "train/PNEUMONIA/person688_bacteria_2584.jpeg",
+    "pneumonia_2": "train/PNEUMONIA/person849_bacteria_2770.jpeg",
+}
+
+
+def compose(seed: Film, films: list[Film], data: Path) -> np.ndarray:
+    """The composite of ``seed`` with its nearest films of the same class.
+
+    Args:
+        seed: the film that gives the pose; its own pixels weigh as much as each neighbor's.
+        films: candidates; those of another class or of the same patient are left out.
+        data: folder of images that the films' paths start from.
+
+    Returns:
+        uint8 (SIZE, SIZE).
+    """
+    members = [f for f in films if f.label == seed.label and f.split == "train"]
+    members = [f for f in members if f.patient != seed.patient]
+    target = _load(seed, data, SIZE)
+    reference = _load(seed, data, THUMBNAIL)
+    distances = [_distance(_load(f, data, THUMBNAIL), reference) for f in members]
+    aligned, patients = [target], set()
+    for index in np.argsort(distances):
+        if len(aligned) > NEIGHBORS:
+            break
+        if members[index].patient in patients:
+            continue
+        film = _align(_load(members[index], data, SIZE), target)
+        if film is not None:
+            aligned.append(film)
+            patients.add(members[index].patient)
+    mean = np.mean(aligned, axis=0)  # a median drops the ghosts of side markers, but paints textures
+    sharp = mean + 1.2 * (mean - cv2.GaussianBlur(mean, (0, 0), 3.0))
+    return np.clip(np.rint(sharp), 0, 255).astype(np.uint8)
+
+
+def _load(film: Film, data: Path, size: int) -> np.ndarray:
+    return preprocess(read_image(data / film.path), size)[..., 0].astype(np.float32)
+
+
+def _distance(first: np.ndarray, second: np.ndarray) -> float:
+    return 1.0 - float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
+
+
+def _align(film: np.ndarray, target: np.ndarray) -> np.ndarray | None:
+    """``film`` warped onto ``target`` by the affine map of largest correlation (Evangelidis and
+    Psarakis 2008); None where it does not converge."""
+    warp = np.eye(2, 3, dtype=np.float32)
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 1e-5)
+    try:
+        _, warp = cv2.findTransformECC(target, film, warp, cv2.MOTION_AFFINE, criteria, None, 9)
+    except cv2.error:
+        return None
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    size = target.shape[::-1]
+    return cv2.warpAffine(film, warp, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.composites", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--data", type=Path, required=True, help="a folder of images")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    films = {film.path: film for film in list_films(args.data)}
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, path in SHIPPED.items():
+        if path not in films:
+            parser.exit(1, f"received {args.data}, which lacks {path}\n")
+        composite = compose(films[path], list(films.values()), args.data)
+        Image.fromarray(composite).save(args.out / f"{name}.png", optimize=True)
+        print(args.out / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
