@@ -97,9 +97,7 @@ def _list_files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         inside = []
         if path.is_dir():
-            inside = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()
-            )
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
         yield from inside or [path]
 
 
@@ -133,9 +131,7 @@ def _write_rows(rows: Iterable[Row], style: str) -> Iterator[Row]:
         elif row["error"] is not None:
             print(f"{'failed':10} {'':>11} {'':>8}  {row['path']}: {row['error']}")
         else:
-            print(
-                f"{row['label']:10} {row['probability']:11.3f} {row['latency_ms']:8.1f}  {row['path']}"
-            )
+            print(f"{row['label']:10} {row['probability']:11.3f} {row['latency_ms']:8.1f}  {row['path']}")
         yield row
 
 

@@ -59,6 +59,8 @@ def read_image(file: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
                 pixels = _to_gray(ImageOps.exif_transpose(image))
     except InvalidImageError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, reached on opening
+        raise InvalidImageError(f"an image of far more than {MAX_PIXELS // 10**6} megapixels") from error
     except UnidentifiedImageError as error:
         raise InvalidImageError(f"{_describe(data)}, which is no image of a known format") from error
     except Exception as error:  # decoders raise many kinds on damaged files; all mean the same here
@@ -86,9 +88,7 @@ def preprocess(pixels: np.ndarray, size: int) -> np.ndarray:
         ValueError: if ``pixels`` is not a uint8 array of two dimensions.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
-        raise ValueError(
-            f"received pixels of {pixels.dtype} {pixels.shape}; accepted is uint8 (H, W)"
-        )
+        raise ValueError(f"received pixels of {pixels.dtype} {pixels.shape}; accepted is uint8 (H, W)")
     resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
     resized = np.asarray(resized, np.float32)
     low, high = np.percentile(resized, STRETCH_PERCENTILES)
@@ -103,9 +103,7 @@ def _read_bytes(file: str | os.PathLike[str] | BinaryIO) -> bytes:
             with path.open("rb") as stream:
                 data = stream.read(MAX_BYTES + 1)
         except OSError as error:
-            raise InvalidImageError(
-                f"a path that cannot be read ({error.strerror or error})"
-            ) from error
+            raise InvalidImageError(f"a path that cannot be read ({error.strerror or error})") from error
     else:
         data = file.read(MAX_BYTES + 1)
     if not data:

@@ -25,9 +25,11 @@ class Latency:
     num_threads: int
 
     def median_ms(self, stage: str) -> float:
+        """The median of a stage."""
         return float(np.median(self.samples_ms[stage]))
 
     def p95_ms(self, stage: str) -> float:
+        """The 95th percentile of a stage."""
         return float(np.percentile(self.samples_ms[stage], 95))
 
 

@@ -54,9 +54,7 @@ class ExportConfig:
     learning_rate: float = 1e-4
 
 
-def export(
-    run: Path, out: Path, config: ExportConfig, data: str | None = None
-) -> dict[str, Report]:
+def export(run: Path, out: Path, config: ExportConfig, data: str | None = None) -> dict[str, Report]:
     """Make both models of a run; write them, their cards and the table of ``out/README.md``.
 
     Nothing is written to ``out`` before everything is measured.

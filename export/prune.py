@@ -16,9 +16,11 @@ sparsity_api = tfmot.sparsity.keras
 def is_pruned(layer: layers.Layer) -> bool:
     """The 1x1 convolutions of the blocks: nine tenths of the weights. The stem, the depthwise and
     the squeeze-excite convolutions are small and fragile, and stay dense."""
-    return isinstance(layer, layers.Conv2D) and layer.name.endswith(
-        ("expand_conv", "project_conv", "top_conv")
-    ) and "_se_" not in layer.name
+    return (
+        isinstance(layer, layers.Conv2D)
+        and layer.name.endswith(("expand_conv", "project_conv", "top_conv"))
+        and "_se_" not in layer.name
+    )
 
 
 def prune(
@@ -62,13 +64,15 @@ def prune(
     wrapped.compile(
         tf_keras.optimizers.AdamW(
             tf_keras.optimizers.schedules.CosineDecay(
-                learning_rate / 10, int(steps * epochs * 0.9), 0.01, "decay",
-                learning_rate, max(int(steps * epochs * 0.1), 1),
+                learning_rate / 10,
+                int(steps * epochs * 0.9),
+                0.01,
+                "decay",
+                learning_rate,
+                max(int(steps * epochs * 0.1), 1),
             )
         ),
-        tf_keras.losses.BinaryCrossentropy(
-            from_logits=True, label_smoothing=config.label_smoothing
-        ),
+        tf_keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
     )
     wrapped.fit(
         training_batches(films, config, epoch=config.epochs),

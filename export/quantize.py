@@ -67,9 +67,7 @@ def quantize(model: bytes, films: np.ndarray) -> bytes:
     return bytes(static.quantize(ranges, enable_progress_report=False).quantized_model)
 
 
-def measure_ranges(
-    model: bytes, films: np.ndarray, names: set[str]
-) -> dict[str, tuple[float, float]]:
+def measure_ranges(model: bytes, films: np.ndarray, names: set[str]) -> dict[str, tuple[float, float]]:
     """The activation range of each float tensor between ``RANGE_PERCENTILES`` over all films.
 
     Args:

@@ -46,6 +46,7 @@ class Report:
 
     @property
     def validation_auroc(self) -> float:
+        """AUROC on the validation patients' films as they are."""
         return self.card.metrics["validation"]["auroc"]["value"]
 
     @property
@@ -128,9 +129,7 @@ def format_table(reports: dict[str, Report]) -> str:
     classifiers = [Classifier(r.model, r.card, num_threads=1) for r in reports.values()]
     film = np.tile(np.arange(224, dtype=np.uint8), (224, 1))
     times = measure_latency(classifiers, film, repeats=100, warmup=10)
-    medians = {
-        name: latency.median_ms("inference") for name, latency in zip(reports, times, strict=True)
-    }
+    medians = {name: latency.median_ms("inference") for name, latency in zip(reports, times, strict=True)}
     reference = reports["float32"]
     lines = [
         "| model | size | gzipped | latency / float32 | validation AUROC | stress AUROC | test AUROC "
@@ -148,9 +147,7 @@ def format_table(reports: dict[str, Report]) -> str:
             *(f"{metrics[split]['auroc']['value']:.4f}" for split in ("validation", "stress")),
             *(
                 f"{m['value']:.4f} ({m['low']:.3f}..{m['high']:.3f})"
-                for m in (
-                    metrics["test"][k] for k in ("auroc", "accuracy", "sensitivity", "specificity")
-                )
+                for m in (metrics["test"][k] for k in ("auroc", "accuracy", "sensitivity", "specificity"))
             ),
             f"{agreement:.1%}",
         ]

@@ -11,7 +11,8 @@ import math
 
 import tensorflow as tf
 
-CROP_AREA = (0.1, 1.0)  # share of the frame
+WHOLE_FRAME_SHARE = 0.3  # of films are not cropped: what the network sees in use must not be rare
+CROP_AREA = (0.1, 1.0)  # share of the frame, of the others
 CROP_ASPECT = (0.75, 1.33)
 ROTATION_DEG = 10.0
 SHARPEN = (-1.0, 1.2)  # -1: replaced by its blur; 1.2: unsharp mask of 120 %
@@ -72,11 +73,13 @@ def _rotate_and_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 def _crop_and_resize(
     image: tf.Tensor, image_size: int, seed: tf.Tensor, crop_area: tuple[float, float]
 ) -> tf.Tensor:
-    area, aspect, left, top = _uniform(seed, 4)
+    area, aspect, left, top, whole = _uniform(seed, 5)
     side = tf.cast(tf.shape(image)[0], tf.float32)
     area = crop_area[0] + area * (crop_area[1] - crop_area[0])
     low, high = (math.log(a) for a in CROP_ASPECT)
     aspect = tf.exp(low + aspect * (high - low))
+    area = tf.where(whole < WHOLE_FRAME_SHARE, 1.0, area)
+    aspect = tf.where(whole < WHOLE_FRAME_SHARE, 1.0, aspect)
     height = tf.minimum(tf.sqrt(area / aspect), 1.0) * side
     width = tf.minimum(tf.sqrt(area * aspect), 1.0) * side
     rows, columns = tf.cast(height, tf.int32), tf.cast(width, tf.int32)

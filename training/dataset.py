@@ -259,7 +259,9 @@ def _download(out: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.dataset", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m training.dataset", description=__doc__.split("\n")[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, help_text in (
         ("download", "fetch the Kaggle set with kagglehub (1.2 GB, needs internet)"),

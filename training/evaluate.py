@@ -122,7 +122,9 @@ def main() -> None:
     from training.model import build_model
     from training.plots import plot_confusion, plot_roc
 
-    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--run", type=Path, required=True, help="runs/NAME of training.train")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", choices=SPLITS, default="test")

@@ -49,9 +49,7 @@ def build_model(
     build = BACKBONES[backbone]
     base = build(weights=None, include_top=False, input_shape=(image_size, image_size, 1))
     if weights != "none":
-        source = build(
-            weights=weights, include_top=False, input_shape=(image_size, image_size, 3)
-        )
+        source = build(weights=weights, include_top=False, input_shape=(image_size, image_size, 3))
         _copy_to_gray(source, base)
     _set_normalization(base, GRAY_MEAN, GRAY_STD)
     pooled = layers.GlobalAveragePooling2D(name="pooled")(base.get_layer(FEATURES_LAYER).output)
@@ -81,9 +79,7 @@ def grad_cam(model: tf_keras.Model, images: np.ndarray) -> np.ndarray:
     Returns:
         float32 (B, S/32, S/32).
     """
-    features_model = tf_keras.Model(
-        model.input, [model.get_layer(FEATURES_LAYER).output, model.output]
-    )
+    features_model = tf_keras.Model(model.input, [model.get_layer(FEATURES_LAYER).output, model.output])
     with tf.GradientTape() as tape:
         features, logit = features_model(images, training=False)
     gradient = tape.gradient(logit, features)

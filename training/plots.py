@@ -59,6 +59,11 @@ def plot_confusion(labels: np.ndarray, predicted: np.ndarray, path: Path, title:
         for column in (0, 1):
             dark = counts[row, column] > counts.max() / 2
             axes.text(
-                column, row, counts[row, column], ha="center", va="center", color="w" if dark else "k"
+                column,
+                row,
+                counts[row, column],
+                ha="center",
+                va="center",
+                color="w" if dark else "k",
             )
     save_figure(figure, path)

@@ -151,9 +151,7 @@ def load_validation(config: TrainConfig) -> Validation:
         for i, film in enumerate(films)
     ]
     stressed = [preprocess(np.rint(f[..., 0]).astype(np.uint8), config.image_size) for f in stressed]
-    return Validation(
-        images, np.stack(stressed), labels, [parse_path(path).patient for path in paths]
-    )
+    return Validation(images, np.stack(stressed), labels, [parse_path(path).patient for path in paths])
 
 
 def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) -> tf.data.Dataset:
@@ -194,11 +192,13 @@ class WeightAverage(tf_keras.callbacks.Callback):
         self.values = [tf.Variable(w, trainable=False) for w in _read_weights(model)]
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Update the average (called by Keras)."""
         if batch % self.INTERVAL == 0:
             for average, weight in zip(self.values, _read_weights(self.model), strict=True):
                 average.assign(self.decay * average + (1.0 - self.decay) * weight)
 
     def weights(self) -> list[np.ndarray]:
+        """The averaged trainable weights, in the model's order."""
         return [value.numpy() for value in self.values]
 
 
@@ -288,9 +288,7 @@ def _report(model: tf_keras.Model, validation: Validation, run: Path) -> None:
     (run / "metrics.json").write_text(json.dumps(metrics, indent=2))
     probabilities = calibrate(logits, temperature, offset)
     plot_roc(labels, probabilities, run / "roc.png", "ROC, validation patients")
-    plot_confusion(
-        labels, probabilities >= THRESHOLD, run / "confusion_matrix.png", "Validation films"
-    )
+    plot_confusion(labels, probabilities >= THRESHOLD, run / "confusion_matrix.png", "Validation films")
     if history := _read_history(run):
         plot_learning_curves(history, run / "learning_curves.png")
 

@@ -1,0 +1,51 @@
+"""CXR Lite in one page. Start: ``streamlit run streamlit_app/app.py``."""
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # streamlit adds only this folder
+
+from cxr import InvalidImageError, InvalidModelError
+from streamlit_app import film, latency, sidebar, verdict
+
+st.set_page_config("CXR Lite: pneumonia on chest films", layout="wide")
+st.html("<style>.stMainBlockContainer { padding-top: 2.5rem }</style>")  # less air above the title
+st.header("CXR Lite &ensp; :orange-badge[Not for medical use]", anchor=False)
+st.markdown(
+    "A chest X-ray in; a calibrated pneumonia probability, the evidence for it and an honest latency "
+    "out, from a 5 MB model."
+)
+
+try:
+    classifier = sidebar.choose_model()
+except InvalidModelError as error:
+    st.error(f"The model cannot be used. {error}")
+    st.stop()
+
+source = film.choose()
+if source is None:
+    film.explain()
+    sidebar.describe_model(classifier)
+    st.stop()
+try:
+    chest_film, decode_ms = film.decode(source)
+except InvalidImageError as error:
+    st.error(f"This file cannot be scored. {error}")
+    sidebar.describe_model(classifier)
+    st.stop()
+
+prediction = classifier.predict(chest_film)
+verdict.show(prediction, classifier.card)
+left, right = st.columns(2, gap="large")
+with left:
+    overlay_ms = film.show(chest_film, prediction, classifier.card)
+with right:
+    verdict.explain(prediction, classifier.card)
+    latency.show(latency.measure(classifier, chest_film), decode_ms, overlay_ms)
+try:
+    sidebar.compare(chest_film)
+except InvalidModelError as error:
+    st.sidebar.error(f"The comparison is not possible. {error}")
+sidebar.describe_model(classifier)

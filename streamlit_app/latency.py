@@ -1,0 +1,65 @@
+"""The latency readout: this film by stage, and repeated warm runs."""
+
+from __future__ import annotations
+
+import hashlib
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from cxr import Classifier, Latency, measure_latency
+from cxr.latency import cpu_name
+
+REPEATS = 30
+
+
+def measure(classifier: Classifier, pixels: np.ndarray) -> Latency:
+    """Warm runs on this film, taken once a film, model and thread count, not at every widget move."""
+    key = (
+        hashlib.sha256(pixels.tobytes()).hexdigest(),
+        classifier.card.sha256,
+        classifier.num_threads,
+    )
+    if st.session_state.get("latency_key") != key:
+        (st.session_state.latency,) = measure_latency([classifier], pixels, REPEATS)
+        st.session_state.latency_key = key
+    return st.session_state.latency
+
+
+def show(latency: Latency, decode_ms: float, overlay_ms: float) -> None:
+    """Stages as one bar, then median and 95th percentile of inference."""
+    stages = {
+        "decode": decode_ms,
+        "preprocess": latency.median_ms("preprocess"),
+        "inference": latency.median_ms("inference"),
+        "overlay": overlay_ms,
+    }
+    st.subheader(f"{sum(stages.values()):.0f} ms from file to verdict", anchor=False)
+    st.altair_chart(_draw_stages(stages))
+    st.caption(", ".join(f"{stage} {ms:.1f} ms" for stage, ms in stages.items()))
+    threads = "1 thread" if latency.num_threads == 1 else f"{latency.num_threads} threads"
+    st.markdown(
+        f"Inference: median **{latency.median_ms('inference'):.1f} ms**, 95th percentile "
+        f"{latency.p95_ms('inference'):.1f} ms over {REPEATS} warm runs, {threads}, {cpu_name()}."
+    )
+
+
+def _draw_stages(stages: dict[str, float]) -> alt.Chart:
+    data = pd.DataFrame({"stage": list(stages), "ms": list(stages.values()), "order": range(4)})
+    return (
+        alt.Chart(data, height=70)
+        .mark_bar(size=14)
+        .encode(
+            x=alt.X("ms", stack="zero", title="ms"),
+            color=alt.Color(
+                "stage",
+                sort=list(stages),
+                scale=alt.Scale(range=["#7a8a99", "#4c9aa8", "#0f7b8a", "#e0a458"]),
+                legend=alt.Legend(orient="top", title=None),
+            ),
+            order="order",
+            tooltip=["stage", alt.Tooltip("ms", format=".2f")],
+        )
+    )

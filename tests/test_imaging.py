@@ -1,0 +1,209 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxr import InvalidImageError, preprocess, read_image
+from cxr.imaging import MAX_BYTES, MAX_PIXELS
+from tests.conftest import draw_film
+
+
+def encode(image: Image.Image, **options) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, **options)
+    file.seek(0)
+    return file
+
+
+def gray(film: np.ndarray) -> Image.Image:
+    return Image.fromarray(film)
+
+
+def with_alpha(film: np.ndarray, alpha: int) -> Image.Image:
+    image = gray(film).convert("LA")
+    image.putalpha(alpha)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "tolerance"),
+    [
+        (gray, {"format": "PNG"}, 0),
+        (gray, {"format": "BMP"}, 0),
+        (gray, {"format": "TIFF"}, 0),
+        (gray, {"format": "TIFF", "compression": "tiff_lzw"}, 0),
+        (gray, {"format": "WEBP", "lossless": True}, 1),
+        (gray, {"format": "JPEG", "quality": 98}, 8),
+        (lambda f: gray(f).convert("RGB"), {"format": "PNG"}, 0),
+        (lambda f: gray(f).convert("P"), {"format": "PNG"}, 1),
+        (lambda f: gray(f).convert("CMYK"), {"format": "TIFF"}, 2),
+        (lambda f: gray(f).convert("CMYK"), {"format": "JPEG", "quality": 98}, 10),
+        (lambda f: with_alpha(f, 255), {"format": "PNG"}, 0),
+        (lambda f: with_alpha(f, 255).convert("RGBA"), {"format": "PNG"}, 0),
+    ],
+)
+def test_reads_every_mode_and_format(film, make, options, tolerance):
+    pixels = read_image(encode(make(film), **options))
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == film.shape
+    assert np.abs(pixels.astype(int) - film).max() <= tolerance
+
+
+def test_bilevel_becomes_black_and_white(film):
+    pixels = read_image(encode(gray(film).convert("1"), format="PNG"))
+    assert set(np.unique(pixels)) == {0, 255}
+
+
+def test_transparency_is_laid_over_black(film):
+    image = gray(film).convert("RGBA")
+    image.paste((255, 255, 255, 0), (0, 0, 20, 20))
+    assert read_image(encode(image, format="PNG"))[:20, :20].max() == 0
+
+
+def test_palette_transparency(film):
+    image = gray(film).quantize(16)
+    image.info["transparency"] = 0
+    assert read_image(encode(image, format="PNG", transparency=0)).shape == film.shape
+
+
+@pytest.mark.parametrize("full_scale", [1023, 4095, 65535])
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_deep_gray_is_scaled_not_clipped(film, full_scale, file_format):
+    spread = (film.astype(float) - film.min()) / (int(film.max()) - film.min())
+    deep = np.rint(spread * full_scale).astype(np.uint16)
+    pixels = read_image(encode(Image.fromarray(deep), format=file_format))
+    assert np.abs(pixels - spread * 255).max() <= 1
+    assert len(np.unique(pixels)) > 100
+
+
+def test_big_endian_and_float_tiff(film):
+    big = (film.astype(np.uint16) * 16).astype(">u2")
+    image = Image.frombytes("I;16B", film.shape[::-1], big.tobytes())
+    expected = np.rint((film - film.min()) / (int(film.max()) - film.min()) * 255)
+    assert np.abs(read_image(encode(image, format="TIFF")) - expected).max() <= 1
+    floats = film / np.float32(255)
+    floats[0, 0] = np.nan
+    pixels = read_image(encode(Image.fromarray(floats), format="TIFF"))
+    assert np.abs(pixels - expected)[1:].max() <= 1
+
+
+def test_exif_orientation_is_applied(film):
+    tall = gray(film[:, :96])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    pixels = read_image(encode(tall, format="JPEG", quality=98, exif=exif))
+    assert pixels.shape == (96, 128)
+    assert np.abs(pixels.astype(int) - np.rot90(film[:, :96], -1)).max() <= 8
+
+
+def test_first_frame_of_an_animation(film):
+    frames = {"save_all": True, "append_images": [gray(255 - film)], "lossless": True}
+    pixels = read_image(encode(gray(film), format="WEBP", **frames))
+    assert np.abs(pixels.astype(int) - film).max() <= 1
+
+
+def test_path_and_file_object_agree(film, tmp_path):
+    path = tmp_path / "film.png"
+    gray(film).save(path)
+    with path.open("rb") as file:
+        assert np.array_equal(read_image(file), read_image(str(path)))
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+
+
+@pytest.mark.parametrize(
+    ("data", "received"),
+    [
+        (b"", "an empty file"),
+        (b"hello, this is no image", "a file of 23 bytes"),
+        (b"%PDF-1.7 and so on", "a PDF document"),
+        (b"PK\x03\x04 and so on", "a ZIP archive"),
+        (b"\0" * 128 + b"DICM and so on", "a DICOM file"),
+        (png_header(20_000, 20_000), "an image of far more than 50 megapixels"),
+        (png_header(8_000, 8_000), "an image of 8000x8000 px (64 megapixels)"),
+        (png_header(63, 500), "only 63x500 px"),
+        (png_header(100, 401), "a strip of 100x401 px"),
+        (png_header(100, 100), "a damaged or unsupported image"),
+        (encode(gray(np.full((99, 99), 7, np.uint8)), format="PNG").read(), "a blank image"),
+        (b"\xff" * (MAX_BYTES + 1), "a file of more than 64 MB"),
+    ],
+)
+def test_refuses_with_what_came_and_what_is_accepted(data, received):
+    with pytest.raises(InvalidImageError) as error:
+        read_image(io.BytesIO(data))
+    assert received in str(error.value)
+    assert "accepted is a JPEG, PNG, BMP, TIFF or WebP image" in str(error.value)
+
+
+def test_pixel_limit_is_near_fifty_megapixels():
+    assert 40_000_000 <= MAX_PIXELS <= 60_000_000
+
+
+def test_formats_outside_the_list_are_refused(film):
+    with pytest.raises(InvalidImageError):
+        read_image(encode(gray(film), format="GIF"))
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
+def test_truncated_files_fail(film, file_format, share):
+    data = encode(gray(film), format=file_format).read()
+    with pytest.raises(InvalidImageError):
+        read_image(io.BytesIO(data[: int(len(data) * share)]))
+
+
+def test_missing_path_and_folder(tmp_path):
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(InvalidImageError, match="cannot be read"):
+            read_image(path)
+
+
+def test_preprocess_uses_the_whole_range_and_frame():
+    low_contrast = (draw_film(1, pneumonia=False, size=300) // 8 + 90)[:, :240]
+    image = preprocess(low_contrast, 160)
+    assert image.shape == (160, 160, 1)
+    assert image.dtype == np.uint8
+    assert image.min() == 0
+    assert image.max() == 255
+    assert 0.005 < np.mean(image == 0) < 0.2
+
+
+def test_preprocess_keeps_a_film_that_is_already_prepared(film):
+    once = preprocess(film, 96)
+    twice = preprocess(once[..., 0], 96)
+    assert np.abs(twice.astype(int) - once).max() <= 1
+
+
+def test_preprocess_is_antialiased():
+    fine_stripes = np.tile(np.array([0, 255], np.uint8), (1024, 512))
+    fine_stripes[:512] = 0  # contrast for the stretch
+    striped_half = preprocess(fine_stripes, 128)[70:]
+    assert striped_half.std() < 12
+
+
+def test_preprocess_does_not_depend_on_resolution():
+    small = draw_film(2, pneumonia=True, size=224)
+    large = np.asarray(gray(small).resize((1792, 1792), Image.Resampling.BICUBIC))
+    difference = preprocess(small, 160).astype(int) - preprocess(large, 160)
+    assert np.abs(difference).mean() < 3
+
+
+def test_preprocess_of_a_constant_film_is_finite():
+    assert preprocess(np.full((64, 64), 9, np.uint8), 32).max() == 0
+
+
+def test_preprocess_refuses_other_arrays():
+    with pytest.raises(ValueError, match=r"uint8 \(H, W\)"):
+        preprocess(np.zeros((8, 8, 3), np.uint8), 32)
+    with pytest.raises(ValueError, match=r"uint8 \(H, W\)"):
+        preprocess(np.zeros((8, 8), np.float32), 32)
