@@ -29,8 +29,7 @@ from export.validate import (
     write_table,
 )
 from training.dataset import load_split, parse_path, to_arrays
-from training.model import build_model
-from training.train import TrainConfig, load_validation
+from training.train import TrainConfig, build_from, load_validation
 
 DATA = (
     "Kermany et al. 2018, Labeled Optical Coherence Tomography and Chest X-Ray Images for "
@@ -74,11 +73,11 @@ def export(run: Path, out: Path, config: ExportConfig, data: str | None = None) 
     """
     trained = TrainConfig(**json.loads((run / "config.json").read_text()))
     trained = dataclasses.replace(trained, data=data or trained.data)
-    model = build_model(trained.backbone, trained.image_size, dropout=trained.dropout)
-    model.load_weights(run / "best.weights.h5")
+    model = build_from(trained)
+    model.load_weights(run / "best_weights.h5")
     dense = to_tflite(model)
     model = prune(model, trained, config.sparsity, config.epochs, config.learning_rate)
-    model.save_weights(run / "pruned.weights.h5")
+    model.save_weights(run / "pruned_weights.h5")
     float32 = to_tflite(model)
     films = choose_calibration_films(trained.data, trained.image_size)
     int8 = quantize(float32, films)

@@ -7,8 +7,8 @@ import tf_keras
 from tf_keras import layers
 
 from training.dataset import load_split
-from training.model import build_model, set_trainable
-from training.train import TrainConfig, training_batches
+from training.model import set_trainable
+from training.train import TrainConfig, build_from, training_batches
 
 sparsity_api = tfmot.sparsity.keras
 
@@ -93,7 +93,7 @@ def measure_sparsity(model: tf_keras.Model) -> float:
 def _strip(wrapped: tf_keras.Model, config: TrainConfig) -> tf_keras.Model:
     """Apply the masks and copy the weights into a fresh model, free of wrappers."""
     stripped = sparsity_api.strip_pruning(wrapped)
-    fresh = build_model(config.backbone, config.image_size, dropout=config.dropout)
+    fresh = build_from(config)
     for layer, source in zip(fresh.layers, stripped.layers, strict=True):
         layer.set_weights(source.get_weights())
     return fresh

@@ -28,23 +28,36 @@ def film() -> np.ndarray:
     return draw_film(seed=0, pneumonia=True)
 
 
+PATIENTS = {"train": 8, "val": 3, "test": 3}  # of each class, with two films each
+
+
+def name_film(label: str, patient: int, image: int) -> str:
+    cause = "bacteria" if patient % 2 else "virus"
+    if label == "NORMAL":
+        return f"IM-{patient:04d}-{image:04d}.jpeg"
+    return f"person{patient}_{cause}_{image}.jpeg"
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """A data set of 56 cartoon films in the official layout and naming; patients have two films."""
+    """A data set of 56 cartoon films in the official layout and naming."""
+    from training.dataset import LABELS, parse_path
+
     root = tmp_path_factory.mktemp("data") / "chest_xray"
-    for split, first, count in (("train", 0, 40), ("val", 40, 4), ("test", 60, 12)):
-        for label in ("NORMAL", "PNEUMONIA"):
-            (root / split / label).mkdir(parents=True)
-        for i in range(first, first + count // 2):
-            patient, image = divmod(i, 2)
-            cause = "bacteria" if patient % 2 else "virus"
-            names = {
-                f"NORMAL/IM-{patient:04d}-{image:04d}.jpeg": False,
-                f"PNEUMONIA/person{patient}_{cause}_{i}.jpeg": True,
-            }
-            for name, pneumonia in names.items():
-                pixels = draw_film(1000 * pneumonia + i, pneumonia)
-                Image.fromarray(pixels).save(root / split / name, quality=95)
+    for label in LABELS:
+        missing = dict(PATIENTS)
+        for patient in range(1000):
+            folder = "test" if patient >= 900 else "val" if patient % 10 == 0 else "train"
+            split = parse_path(f"{folder}/{label}/{name_film(label, patient, 1)}").split
+            if not missing[split]:
+                continue
+            missing[split] -= 1
+            (root / folder / label).mkdir(parents=True, exist_ok=True)
+            for image in (1, 2):
+                pixels = draw_film(10 * patient + image, pneumonia=label == "PNEUMONIA")
+                path = root / folder / label / name_film(label, patient, image)
+                Image.fromarray(pixels).save(path, quality=95)
+        assert not any(missing.values())
     return root
 
 

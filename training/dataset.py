@@ -98,7 +98,8 @@ def load_split(data: str | Path, split: str, size: int) -> tf.data.Dataset:
         known cardinality.
 
     Raises:
-        ValueError: if the folder has none of the three layouts, or holds no film of the split.
+        ValueError: if the folder has none of the three layouts, holds no film of the split, or has a
+            film that cannot be read.
     """
     if split not in SPLITS:
         raise ValueError(f"received the split {split!r}; accepted are {', '.join(SPLITS)}")
@@ -115,12 +116,15 @@ def load_split(data: str | Path, split: str, size: int) -> tf.data.Dataset:
             "with TFRecord shards of `prepare`, or with train/images.tfrec beside train/paths.tfrec"
         )
 
+    problems = []
+
     def decode(file: bytes, path: bytes) -> tuple[np.ndarray, np.float32, bytes]:
         film = parse_path(path.decode())
         try:
             pixels = read_image(io.BytesIO(file))
         except InvalidImageError as error:
-            raise ValueError(f"{film.path}: {error}") from error
+            problems.append(f"{film.path}: {error}")
+            raise
         return preprocess(pixels, size), np.float32(film.label), film.path.encode()
 
     def to_row(file: tf.Tensor, path: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -133,7 +137,10 @@ def load_split(data: str | Path, split: str, size: int) -> tf.data.Dataset:
         }
 
     rows = encoded.map(to_row, num_parallel_calls=tf.data.AUTOTUNE).cache()
-    count = int(rows.reduce(np.int64(0), lambda n, _: n + 1))  # fills the cache: a bad file shows now
+    try:
+        count = int(rows.reduce(np.int64(0), lambda n, _: n + 1))  # fills the cache
+    except tf.errors.OpError as error:
+        raise ValueError(problems[0] if problems else str(error)) from error
     if count == 0:
         raise ValueError(f"received {data}, which holds no film of the split {split!r}")
     return rows.apply(tf.data.experimental.assert_cardinality(count))

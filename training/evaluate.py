@@ -54,8 +54,8 @@ def metrics_with_intervals(
 ) -> Intervals:
     """``compute_metrics`` with 95 % percentile intervals of a bootstrap over patients.
 
-    Patients are drawn, not films: two films of one child are not independent. A metric that no
-    resample moves off 0 or 1 gets the exact one-sided bound instead (Clopper-Pearson, by films).
+    Patients are drawn, not films: two films of one child are not independent. Where every film is
+    right, or every one wrong, resampling gives no width, and the bound is Clopper and Pearson's.
 
     Args:
         labels, probabilities, threshold: as in ``compute_metrics``.
@@ -73,11 +73,15 @@ def metrics_with_intervals(
         drawn = np.concatenate([films_of[i] for i in rng.integers(0, len(names), len(names))])
         if 0 < labels[drawn].sum() < len(drawn):
             samples.append(compute_metrics(labels[drawn], probabilities[drawn], threshold))
+    films = dict.fromkeys(samples[0], len(labels))
+    films |= {"sensitivity": int(labels.sum()), "specificity": int((1 - labels).sum())}
     result = {}
     for name, value in compute_metrics(labels, probabilities, threshold).items():
         low, high = np.percentile([s[name] for s in samples], (2.5, 97.5))
         if low == high == 1.0:
-            low = 0.025 ** (1.0 / len(labels))
+            low = 0.025 ** (1.0 / films[name])
+        if low == high == 0.0:
+            high = 1.0 - 0.025 ** (1.0 / films[name])
         result[name] = {"value": value, "low": float(low), "high": float(high)}
     return result
 
@@ -119,8 +123,8 @@ def format_metrics(metrics: Intervals) -> str:
 
 def main() -> None:
     from training.dataset import SPLITS, load_split, parse_path, to_arrays
-    from training.model import build_model
     from training.plots import plot_confusion, plot_roc
+    from training.train import TrainConfig, build_from
 
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate", description=__doc__.split("\n")[0]
@@ -130,12 +134,12 @@ def main() -> None:
     parser.add_argument("--split", choices=SPLITS, default="test")
     args = parser.parse_args()
 
-    config = json.loads((args.run / "config.json").read_text())
+    config = TrainConfig(**json.loads((args.run / "config.json").read_text()))
     calibration = json.loads((args.run / "metrics.json").read_text())["calibration"]
-    model = build_model(config["backbone"], config["image_size"])
-    model.load_weights(args.run / "best.weights.h5")
+    model = build_from(config)
+    model.load_weights(args.run / "best_weights.h5")
     try:
-        films = load_split(args.data, args.split, config["image_size"])
+        films = load_split(args.data, args.split, config.image_size)
     except ValueError as error:
         parser.exit(1, f"{error}\n")
     images, labels, paths = to_arrays(films)

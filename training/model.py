@@ -13,6 +13,7 @@ GRAY_MEAN = float(IMAGENET_MEAN.mean())
 GRAY_STD = float(IMAGENET_STD.mean())
 
 BACKBONES = {"efficientnet_b0": tf_keras.applications.EfficientNetB0}
+PADDINGS = ("torchvision", "keras")
 FEATURES_LAYER = "top_activation"
 LOGIT_LAYER = "logit"
 
@@ -22,6 +23,7 @@ def build_model(
     image_size: int = 160,
     weights: str = "none",
     dropout: float = 0.2,
+    padding: str = "torchvision",
 ) -> tf_keras.Model:
     """Build the classifier.
 
@@ -35,19 +37,30 @@ def build_model(
         weights: ``imagenet`` (downloaded by Keras), a ``.h5`` file of the backbone without its top,
             or ``none`` for random weights.
         dropout: rate before the logit.
+        padding: where the stride-2 layers lay their zeros, ``torchvision`` (both sides) or ``keras``
+            (right and bottom). It must be that of the initial weights' training: under the other, each
+            cell of the last features sees 31 px further to the right and below than it was trained to,
+            and the evidence map is drawn a cell too far to the left and above.
 
     Returns:
         A flat Keras model, float32 (B, image_size, image_size, 1) of 0..255 to float32 (B, 1) logits.
 
     Raises:
-        ValueError: for an unknown backbone or an input size that 32 does not divide.
+        ValueError: for an unknown backbone or padding, an input size that 32 does not divide, or
+            Keras' own ``imagenet`` weights under torchvision's padding.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"received the backbone {backbone!r}; accepted are {', '.join(BACKBONES)}")
     if image_size % 32:
         raise ValueError(f"received image_size {image_size}; accepted are multiples of 32")
+    if padding not in PADDINGS:
+        raise ValueError(f"received the padding {padding!r}; accepted are {', '.join(PADDINGS)}")
+    if weights == "imagenet" and padding != "keras":
+        raise ValueError(f"received weights 'imagenet' with padding {padding!r}; accepted is 'keras'")
     build = BACKBONES[backbone]
     base = build(weights=None, include_top=False, input_shape=(image_size, image_size, 1))
+    if padding == "torchvision":
+        base = tf_keras.models.clone_model(base, clone_function=_pad_both_sides)
     if weights != "none":
         source = build(weights=weights, include_top=False, input_shape=(image_size, image_size, 3))
         _copy_to_gray(source, base)
@@ -91,6 +104,14 @@ def _set_normalization(base: tf_keras.Model, mean: float, std: float) -> None:
     (layer,) = (n for n in base.layers if isinstance(n, layers.Normalization))
     _, _, count = layer.get_weights()
     layer.set_weights([np.array([mean]), np.array([std**2]), count])
+
+
+def _pad_both_sides(layer: layers.Layer) -> layers.Layer:
+    config = layer.get_config()
+    if isinstance(layer, layers.ZeroPadding2D):
+        margin = max(config["padding"][0])
+        config["padding"] = ((margin, margin), (margin, margin))
+    return type(layer).from_config(config)
 
 
 def _copy_to_gray(source: tf_keras.Model, target: tf_keras.Model) -> None:

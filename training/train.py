@@ -2,9 +2,9 @@
 
 The published run::
 
-    python -m training.train --data data/chest_xray --weights imagenet
+    python -m training.train --data data/chest_xray --weights efficientnetb0_imagenet_notop.h5
 
-Output in ``runs/<name>/``: config.json, history.csv, metrics.json, best.weights.h5, learning curves,
+Output in ``runs/<name>/``: config.json, history.csv, metrics.json, best_weights.h5, learning curves,
 confusion matrix and ROC of the validation patients, and checkpoints that ``--resume`` continues.
 """
 
@@ -44,7 +44,8 @@ class TrainConfig:
 
     name: str = "b0"  # output goes to runs/<name>
     data: str = "data/chest_xray"  # a folder that training.dataset reads
-    weights: str = "imagenet"  # imagenet (download), FILE.h5, or none
+    weights: str = "efficientnetb0_imagenet_notop.h5"  # FILE.h5, imagenet (download), or none
+    padding: str = "torchvision"  # keras with --weights imagenet; see build_model
     backbone: str = "efficientnet_b0"
     image_size: int = 160  # px; finer input feeds the sharpness shortcut (models/README.md)
     film_size: int = 224  # px; what augmentation crops from
@@ -70,6 +71,11 @@ class Validation:
     stressed: np.ndarray
     labels: np.ndarray
     patients: list[str]
+
+
+def build_from(config: TrainConfig, weights: str = "none") -> tf_keras.Model:
+    """The network of a run, with initial weights as ``build_model`` takes them."""
+    return build_model(config.backbone, config.image_size, weights, config.dropout, config.padding)
 
 
 def find_strategy() -> tf.distribute.Strategy:
@@ -114,7 +120,7 @@ def train(
     films = load_split(config.data, "train", config.film_size)
     validation = load_validation(config)
     with strategy.scope():
-        model = build_model(config.backbone, config.image_size, config.weights, config.dropout)
+        model = build_from(config, config.weights)
     stages = (
         ("head", config.head_epochs, config.head_learning_rate),
         ("finetune", config.epochs, config.learning_rate),
@@ -217,7 +223,7 @@ def _fit_stage(
     model.optimizer.build(model.trainable_variables)
     state = tf.train.Checkpoint(model=model, optimizer=model.optimizer, average=average.values)
     manager = tf.train.CheckpointManager(state, str(run / "checkpoints" / stage), max_to_keep=1)
-    best_weights = run / f"{stage}.weights.h5"
+    best_weights = run / f"{stage}_weights.h5"
     done = [row for row in _read_history(run) if row["stage"] == stage]
     if done and manager.latest_checkpoint:
         state.restore(manager.latest_checkpoint).expect_partial()
@@ -274,7 +280,7 @@ def _write_weights(model: tf_keras.Model, values: list[np.ndarray]) -> None:
 
 
 def _report(model: tf_keras.Model, validation: Validation, run: Path) -> None:
-    model.save_weights(run / "best.weights.h5")
+    model.save_weights(run / "best_weights.h5")
     logits, stressed = (predict_logits(model, x) for x in (validation.images, validation.stressed))
     labels = validation.labels
     temperature, offset = fit_calibration(

@@ -1,0 +1,120 @@
+"""The page through streamlit's AppTest: every state that needs no browser."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+import cxr.classifier
+from tests.conftest import ROOT, SAMPLES
+
+
+@pytest.fixture
+def page() -> AppTest:
+    return AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+
+
+def upload(page: AppTest, name: str, data: bytes) -> AppTest:
+    page.file_uploader[0].upload(name, data, "image/png")
+    return page.run()
+
+
+def test_first_visit_explains_itself(page):
+    assert not page.exception
+    assert "Not for medical use" in page.header[0].value
+    assert "Drop a film or click a sample" in page.info[0].value
+    assert not page.subheader
+
+
+@pytest.mark.parametrize(
+    ("sample", "verdict"),
+    [
+        ("normal_1.png", "Pneumonia unlikely"),
+        ("normal_2.png", "Pneumonia unlikely"),
+        ("pneumonia_1.png", "Pneumonia likely"),
+        ("pneumonia_2.png", "Pneumonia likely"),
+    ],
+)
+def test_samples(page, sample, verdict):
+    page.button(key=sample).click().run()
+    assert not page.exception
+    assert page.subheader[0].value.startswith(verdict)
+    assert "from file to verdict" in page.subheader[1].value
+    text = " ".join(m.value for m in page.markdown)
+    assert "threshold of 0.50" in text
+    assert "warm runs" in text
+
+
+def test_upload_and_back_to_a_sample(page):
+    upload(page, "film.png", (SAMPLES / "pneumonia_2.png").read_bytes())
+    assert not page.exception
+    assert page.subheader[0].value.startswith("Pneumonia likely")
+    page.button(key="normal_1.png").click().run()
+    assert page.subheader[0].value.startswith("Pneumonia unlikely")
+    upload(page, "film.png", (SAMPLES / "pneumonia_2.png").read_bytes())
+    assert page.subheader[0].value.startswith("Pneumonia likely")
+
+
+def test_sixteen_bit_upload(page):
+    deep = np.asarray(Image.open(SAMPLES / "pneumonia_1.png")).astype(np.uint16) * 16
+    file = io.BytesIO()
+    Image.fromarray(deep).save(file, "PNG")
+    upload(page, "deep.png", file.getvalue())
+    assert not page.exception
+    assert page.subheader[0].value.startswith("Pneumonia likely")
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", (SAMPLES / "normal_1.png").read_bytes()[:2000]])
+def test_a_bad_file_gets_a_sentence(page, data):
+    upload(page, "bad.png", data)
+    assert not page.exception
+    assert "This file cannot be scored. Received" in page.error[0].value
+    assert "accepted is" in page.error[0].value
+    assert not page.subheader
+    page.button(key="normal_1.png").click().run()
+    assert not page.error
+    assert page.subheader
+
+
+def test_model_and_thread_choice(page):
+    page.button(key="pneumonia_1.png").click().run()
+    page.radio(key="model").set_value("float32")
+    page.radio(key="threads").set_value(2).run()
+    assert not page.exception
+    assert any("2 threads" in m.value for m in page.markdown)
+    assert any("float32" in m.value for m in page.sidebar.markdown)
+
+
+def test_opacity(page):
+    page.button(key="pneumonia_1.png").click().run()
+    page.slider(key="opacity").set_value(0).run()
+    assert not page.exception
+    assert page.slider(key="opacity").value == 0
+
+
+def test_comparison(page):
+    page.button(key="pneumonia_1.png").click().run()
+    page.toggle(key="compare").set_value(True).run()
+    assert not page.exception
+    table = page.sidebar.table[0].value
+    assert list(table.columns) == ["int8", "float32"]
+    assert list(table.index) == ["size", "probability", "median", "p95"]
+
+
+def test_model_facts_come_from_the_card(page):
+    card = cxr.classifier.Classifier.load("int8").card
+    table = page.sidebar.table[0].value
+    auroc = card.metrics["test"]["auroc"]
+    assert table.loc["auroc"].item().startswith(f"{auroc['value']:.3f}")
+
+
+def test_a_missing_model_gets_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+    import streamlit as st
+
+    st.cache_resource.clear()
+    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    assert not page.exception
+    assert "The model cannot be used. Received the model pneumonia_int8" in page.error[0].value

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+import training  # noqa: F401  before tensorflow
+from cxr import preprocess
+from training.augmentation import augment
+
+tf = pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="module")
+def source(film):
+    return preprocess(film, 112)
+
+
+def draw(source, seed, **options):
+    return augment(source, 64, tf.constant([seed, 0]), **options).numpy()
+
+
+def test_shape_range_and_repeatability(source):
+    image = draw(source, 1)
+    assert image.shape == (64, 64, 1)
+    assert image.dtype == np.float32
+    assert 0 <= image.min() < image.max() <= 255
+    assert np.array_equal(image, draw(source, 1))
+    assert not np.array_equal(image, draw(source, 2))
+
+
+def sharpness(image):
+    return np.abs(np.diff(image[..., 0], axis=0)).mean() / (image.std() + 1e-6)
+
+
+def test_sharpness_and_gray_levels_give_nothing_away(source):
+    """The shortcut is gone when the draw moves sharpness and blackness further than the classes lie
+    apart: in the training split by half in sharpness and by 5 of 255 gray levels."""
+    images = [draw(source, seed, crop_area=(1.0, 1.0)) for seed in range(60)]
+    sharp = np.array([sharpness(image) for image in images])
+    assert np.percentile(sharp, 90) > 1.5 * np.percentile(sharp, 10)
+    black = np.array([np.percentile(image, 5) for image in images])
+    assert np.percentile(black, 90) - np.percentile(black, 10) > 15
+
+
+def test_framing_varies_but_whole_frames_are_kept(source):
+    marked = np.zeros_like(source)
+    marked[:8], marked[-8:], marked[:, :8], marked[:, -8:] = 255, 255, 255, 255
+    edges = []
+    for seed in range(60):
+        image = draw(marked, seed)[..., 0]
+        edges.append(
+            sum(side.mean() > image.mean() for side in (image[0], image[-1], image[:, 0], image[:, -1]))
+        )
+    assert 0.2 < np.mean(np.array(edges) == 4) < 0.7
+
+
+def test_works_inside_tf_data(source):
+    films = tf.data.Dataset.from_tensors(source).repeat(4).enumerate()
+    images = films.map(lambda i, film: augment(film, 64, tf.stack([tf.cast(i, tf.int32), 7])))
+    shapes = {image.shape for image in images.as_numpy_iterator()}
+    assert shapes == {(64, 64, 1)}

@@ -1,0 +1,140 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from cxr.cli import COLUMNS, main
+from tests.conftest import ROOT, SAMPLES
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two films in nested folders, a damaged one, and a file that is none."""
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    Image.open(SAMPLES / "normal_1.png").save(tmp_path / "a.png")
+    Image.open(SAMPLES / "pneumonia_1.png").save(tmp_path / "deep" / "er" / "b.JPEG")
+    (tmp_path / "deep" / "broken.png").write_bytes((SAMPLES / "normal_1.png").read_bytes()[:999])
+    (tmp_path / "notes.txt").write_text("not a film")
+    return tmp_path
+
+
+def test_json_is_one_object_a_line_and_nothing_else(folder, capfd):
+    assert main(["predict", str(folder), "--format", "json"]) == 1
+    out, _ = capfd.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [tuple(row) for row in rows] == [COLUMNS] * 3
+    normal, pneumonia, broken = rows[0], rows[2], rows[1]
+    assert normal["path"] == str(folder / "a.png")
+    assert (normal["label"], pneumonia["label"]) == ("NORMAL", "PNEUMONIA")
+    assert normal["probability"] < normal["threshold"] <= pneumonia["probability"]
+    assert normal["latency_ms"] > 0
+    assert normal["novelty"] is normal["screening"] is normal["error"] is None
+    assert "damaged" in broken["error"]
+    assert all(broken[c] is None for c in COLUMNS if c not in ("path", "error"))
+
+
+def test_csv(folder, capfd):
+    assert main(["predict", str(folder / "a.png"), "--format", "csv"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capfd.readouterr().out))
+    assert row["label"] == "NORMAL"
+    assert row["error"] == ""
+
+
+def test_table_has_a_line_a_film(folder, capfd):
+    assert main(["predict", str(folder / "a.png"), str(folder / "notes.txt")]) == 1
+    header, good, bad = capfd.readouterr().out.splitlines()
+    assert header.split() == ["label", "probability", "ms", "path"]
+    assert good.split()[0] == "NORMAL"
+    assert bad.startswith("failed")
+    assert "notes.txt" in bad
+
+
+def test_progress_goes_to_stderr_for_more_than_a_few_files(folder, capfd):
+    main(["predict", *[str(folder / "a.png")] * 6, "--format", "json"])
+    out, err = capfd.readouterr()
+    assert "6/6" in err
+    assert len([json.loads(line) for line in out.splitlines()]) == 6
+    main(["predict", str(folder / "a.png"), "--format", "json"])
+    assert "1/1" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["missing.png", "empty"])
+def test_paths_without_films_get_a_row(tmp_path, capfd, path):
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(tmp_path / path), "--format", "json"]) == 1
+    assert json.loads(capfd.readouterr().out)["error"]
+
+
+def test_models_can_be_chosen(folder, capfd):
+    film = str(folder / "a.png")
+    for model in ("int8", "float32", str(ROOT / "models" / "pneumonia_int8.tflite")):
+        assert main(["predict", film, "--model", model, "--format", "json"]) == 0
+    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert rows[0]["probability"] == rows[2]["probability"]
+    assert rows[0]["probability"] == pytest.approx(rows[1]["probability"], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["predict"],
+        ["predict", "x.png", "--format", "xml"],
+        ["predict", "x.png", "--model", "int4"],
+        ["predict", "x.png", "--model", "missing.tflite"],
+        ["predict", "x.png", "--threads", "0"],
+        ["guess", "x.png"],
+    ],
+)
+def test_wrong_usage_exits_with_2(argv, capfd):
+    try:
+        status = main(argv)
+    except SystemExit as error:  # argparse
+        status = error.code
+    out, err = capfd.readouterr()
+    assert status == 2
+    assert out == ""
+    assert err
+
+
+def test_info_prints_the_card(capfd):
+    assert main(["info"]) == 0
+    out = capfd.readouterr().out
+    for word in ("Not for medical use", "sha256", "threshold", "test (624 films)", "auroc"):
+        assert word in out
+
+
+def test_benchmark_prints_both_models(capfd):
+    assert main(["benchmark", "--repeats", "3"]) == 0
+    out = capfd.readouterr().out
+    assert "int8" in out
+    assert "float32" in out
+    assert "p95" in out
+
+
+def test_module_runs_and_survives_a_closed_pipe(folder):
+    films = [str(folder / "a.png")] * 300
+    command = [sys.executable, "-m", "cxr", "predict", *films, "--format", "json"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert json.loads(process.stdout.readline())["label"] == "NORMAL"
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_official_test_split_through_the_command_line(real_data):
+    """The figure of the shipped model, as a user gets it."""
+    command = [sys.executable, "-m", "cxr", "predict", str(real_data / "test"), "--format", "json"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(rows) == 624
+    truth = np.array(["/PNEUMONIA/" in row["path"] for row in rows])
+    assert roc_auc_score(truth, [row["probability"] for row in rows]) >= 0.970
+    assert np.mean([(row["label"] == "PNEUMONIA") for row in rows] == truth) >= 0.900

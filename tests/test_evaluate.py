@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from training.evaluate import calibrate, compute_metrics, fit_calibration, metrics_with_intervals
+
+LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
+SCORES = np.array([0.1, 0.2, 0.3, 0.7, 0.4, 0.6, 0.8, 0.8, 0.9, 0.95])
+
+
+def test_metrics_by_hand():
+    metrics = compute_metrics(LABELS, SCORES, 0.5)
+    assert metrics == {
+        "auroc": pytest.approx(22 / 24),
+        "accuracy": 0.8,
+        "sensitivity": pytest.approx(5 / 6),
+        "specificity": 0.75,
+        "precision": pytest.approx(5 / 6),
+        "f1": pytest.approx(5 / 6),
+    }
+
+
+def test_the_threshold_itself_is_positive():
+    assert compute_metrics(LABELS, SCORES, 0.95)["sensitivity"] == pytest.approx(1 / 6)
+
+
+def test_intervals_hold_the_value_and_respect_patients():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    scores = expit(labels * 2 - 1 + rng.standard_normal(200))
+    alone = metrics_with_intervals(labels, scores, 0.5, [str(i) for i in range(200)])
+    assert all(m["low"] <= m["value"] <= m["high"] for m in alone.values())
+    width = alone["accuracy"]["high"] - alone["accuracy"]["low"]
+    p = alone["accuracy"]["value"]
+    assert width == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 200), rel=0.15)
+    repeated = metrics_with_intervals(
+        labels.repeat(4), scores.repeat(4), 0.5, np.arange(200).repeat(4).astype(str)
+    )
+    wide = repeated["accuracy"]["high"] - repeated["accuracy"]["low"]
+    assert wide == pytest.approx(width, rel=0.15)
+
+
+def test_perfect_scores_do_not_get_a_point_interval():
+    metrics = metrics_with_intervals(LABELS, LABELS.astype(float), 0.5, list("abcdefghij"))
+    assert metrics["sensitivity"]["low"] == pytest.approx(0.025 ** (1 / 6))
+    assert metrics["specificity"]["low"] == pytest.approx(0.025 ** (1 / 4))
+    worst = metrics_with_intervals(LABELS, 1.0 - LABELS, 0.5, list("abcdefghij"))
+    assert worst["sensitivity"]["high"] == pytest.approx(1 - 0.025 ** (1 / 6))
+
+
+def test_calibration_recovers_temperature_offset_and_ignores_prevalence():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 3, 200_000)
+    labels = rng.random(200_000) < expit(logits / 2 + 0.5)
+    rarer = labels & (rng.random(200_000) < 0.3) | ~labels & True
+    for kept in (slice(None), np.flatnonzero(rarer)):
+        temperature, offset = fit_calibration(logits[kept], labels[kept])
+        assert temperature == pytest.approx(2.0, rel=0.05)
+        balanced = np.log((~labels).mean() / labels.mean())
+        assert offset == pytest.approx(0.5 + balanced, abs=0.05)
+    assert calibrate(np.array([0.0]), 2.0, 0.0)[0] == 0.5
+
+
+def test_calibration_of_a_model_that_learned_nothing():
+    logits = np.array([1e-7, 2e-7, 3e-7, 4e-7])
+    temperature, offset = fit_calibration(logits, np.array([1, 1, 0, 0]))
+    assert temperature > 0
+    assert np.ptp(calibrate(logits, temperature, offset)) < 0.01

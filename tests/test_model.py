@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+import training  # noqa: F401  before tensorflow
+from training.model import (
+    GRAY_MEAN,
+    GRAY_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    _copy_to_gray,
+    build_model,
+    set_trainable,
+)
+
+tf_keras = pytest.importorskip("tf_keras")
+
+
+def test_gray_stem_agrees_with_the_three_channel_network():
+    """The summed stem sees what the original sees, but for the padded border."""
+    build = tf_keras.applications.EfficientNetB0
+    options = {"weights": None, "include_top": False}
+    source = build(input_shape=(96, 96, 3), **options)
+    target = build(input_shape=(96, 96, 1), **options)
+    _copy_to_gray(source, target)
+    film = np.random.default_rng(0).uniform(0, 1, (1, 96, 96, 1)).astype(np.float32)
+
+    def stem(model, normalized):
+        layers = [model.get_layer(name) for name in ("stem_conv_pad", "stem_conv", "stem_bn")]
+        for layer in layers:
+            normalized = layer(normalized)
+        return normalized.numpy()[:, :-1, :-1]
+
+    color = stem(source, ((film - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32))
+    gray = stem(target, ((film - GRAY_MEAN) / GRAY_STD).astype(np.float32))
+    assert np.abs(color - gray).max() < 1e-4 * np.abs(color).max() + 1e-5
+    assert source.layers[-1].get_weights() == target.layers[-1].get_weights() == []
+
+
+def test_normalization_is_inside_the_model():
+    model = build_model(image_size=32)
+    normalize = tf_keras.Model(model.input, model.layers[2].output)
+    black, white = normalize.predict(
+        np.array([0, 255], np.float32).reshape(2, 1, 1, 1) * np.ones((1, 32, 32, 1), np.float32),
+        verbose=0,
+    )[:, 0, 0, 0]
+    assert black == pytest.approx(-GRAY_MEAN / GRAY_STD, rel=1e-3)
+    assert white == pytest.approx((1 - GRAY_MEAN) / GRAY_STD, rel=1e-3)
+
+
+def test_stages_train_what_they_should():
+    model = build_model(image_size=32)
+    set_trainable(model, backbone=False)
+    assert [v.shape.as_list() for v in model.trainable_variables] == [[1280, 1], [1]]
+    set_trainable(model, backbone=True)
+    names = [v.name for v in model.trainable_variables]
+    assert len(names) > 100
+    assert not any("gamma" in name or "moving" in name for name in names)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="accepted are efficientnet_b0"):
+        build_model("resnet9000")
+    with pytest.raises(ValueError, match="multiples of 32"):
+        build_model(image_size=100)
+
+
+def test_weights_file(tmp_path):
+    source = tf_keras.applications.EfficientNetB0(
+        weights=None, include_top=False, input_shape=(32, 32, 3)
+    )
+    source.save_weights(tmp_path / "weights.h5")
+    model = build_model(image_size=32, weights=str(tmp_path / "weights.h5"))
+    for name in ("block1a_dwconv", "block7a_project_conv", "top_conv"):
+        (expected,), (received,) = (m.get_layer(name).get_weights() for m in (source, model))
+        assert np.array_equal(expected, received)
