@@ -92,8 +92,8 @@ def export(run: Path, out: Path, config: ExportConfig, data: str | None = None) 
         "quantization": {
             "scheme": "static int8, weights per channel, activations per tensor",
             "calibration_films": len(films),
-            "range_percentiles": RANGE_PERCENTILES,
-            "float_layers": FLOAT_LAYERS,
+            "range_percentiles": list(RANGE_PERCENTILES),
+            "float_layers": list(FLOAT_LAYERS),
         }
     }
     reports = {

@@ -56,9 +56,12 @@ def quantize(model: bytes, films: np.ndarray) -> bytes:
     static = quantizer.Quantizer(bytearray(model), recipe.static_wi8_ai8())
     for pattern in FLOAT_LAYERS:
         static.update_quantization_recipe(pattern, "*", algorithm_key=AlgorithmName.NO_QUANTIZE)
-    first = {SIGNATURE: [{INPUT: films[:1]}]}
-    ranges = static.calibrate(first, num_threads=1)  # names the tensors that want a range
-    for name, (low, high) in measure_ranges(model, films, set(ranges)).items():
+    with warnings.catch_warnings():  # LiteRT's about keeping all tensors, which is the purpose here
+        warnings.filterwarnings("ignore", message=".*preserve_all_tensors", category=UserWarning)
+        first = {SIGNATURE: [{INPUT: films[:1]}]}
+        ranges = static.calibrate(first, num_threads=1)  # names the tensors that want a range
+        measured = measure_ranges(model, films, set(ranges))
+    for name, (low, high) in measured.items():
         shape = np.shape(ranges[name]["min"])
         ranges[name] = {
             "min": np.full(shape, low, np.float32),
@@ -75,9 +78,7 @@ def measure_ranges(model: bytes, films: np.ndarray, names: set[str]) -> dict[str
         films: uint8 (N, S, S, 1).
         names: tensors to measure; those that are no float32 activations are left out.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*preserve_all_tensors", category=UserWarning)
-        interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True)
+    interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
     image = interpreter.get_input_details()[0]["index"]
     tensors = {

@@ -13,8 +13,17 @@ def show(prediction: Prediction, card: ModelCard) -> None:
     """The verdict, its probability and the threshold: what one look gives."""
     is_positive = prediction.label == card.labels[1]
     verdict = "Pneumonia likely" if is_positive else "Pneumonia unlikely"
-    st.subheader(f"{verdict} &ensp; {prediction.probability:.2f}", anchor=False)
+    st.subheader(f"{verdict} &ensp; {format_probability(prediction.probability)}", anchor=False)
     st.altair_chart(_draw_bar(prediction.probability, card.threshold))
+
+
+def format_probability(probability: float) -> str:
+    """Two digits, and no claim of certainty at either end."""
+    if probability > 0.99:
+        return "over 0.99"
+    if probability < 0.01:
+        return "under 0.01"
+    return f"{probability:.2f}"
 
 
 def explain(prediction: Prediction, card: ModelCard) -> None:
@@ -30,6 +39,10 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
         f"At this threshold the model found {validation['sensitivity']['value']:.0%} of the films with "
         f"pneumonia and cleared {validation['specificity']['value']:.0%} of the normal ones among "
         f"{validation['films']} films of children that it had not learned from."
+    )
+    st.caption(
+        "The model learned from children of 1 to 5 years, of one hospital. On films from elsewhere, and "
+        "on adults, its score is worth little."
     )
 
 

@@ -4,10 +4,11 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from cxr import Classifier, InvalidModelError, measure_latency, read_image
+from cxr import Classifier, InvalidModelError, measure_latency, preprocess, read_image
 from cxr.classifier import MODEL_NAMES, MODELS_DIR
 from tests.conftest import SAMPLES
 
@@ -62,6 +63,30 @@ def test_evidence_of_int8_follows_float32():
         pixels = read_image(path)
         maps = [c.predict(pixels).evidence.ravel() for c in (int8, float32)]
         assert np.corrcoef(*maps)[0, 1] > 0.9
+
+
+def test_evidence_lies_where_the_film_matters():
+    """Blurring a part of the film moves the logit where the map says so: the map is not displaced."""
+    classifier = Classifier.load("float32")
+    side = classifier.card.input_size
+    grid = np.arange(side // 32)
+    centers = {"evidence": [], "occlusion": []}
+    for path in SAMPLES.glob("*.png"):
+        film = preprocess(read_image(path), side)[..., 0]
+        prediction = classifier.predict(film)
+        blurred = cv2.GaussianBlur(film, (0, 0), 16)
+        moved = np.zeros((len(grid), len(grid)))
+        for row in grid:
+            for column in grid:
+                part = (slice(32 * row, 32 * row + 32), slice(32 * column, 32 * column + 32))
+                occluded = film.copy()
+                occluded[part] = blurred[part]
+                moved[row, column] = abs(classifier.predict(occluded).logit - prediction.logit)
+        for name, weights in (("evidence", np.abs(prediction.evidence)), ("occlusion", moved)):
+            total = weights.sum()
+            centers[name].append([weights.sum(1) @ grid / total, weights.sum(0) @ grid / total])
+    distance = np.mean(centers["evidence"], axis=0) - np.mean(centers["occlusion"], axis=0)
+    assert np.abs(distance).max() < 0.6  # cells
 
 
 def test_threads_share_a_classifier(classifier):
