@@ -5,7 +5,7 @@ PORT ?= 8501
 .PHONY: app test lint clean
 
 app: .venv/installed
-	.venv/bin/streamlit run streamlit_app/app.py --server.port $(PORT)
+	.venv/bin/streamlit run streamlit_app/app.py --server.address localhost --server.port $(PORT)
 
 test: .venv-test/installed
 	.venv-test/bin/python -m pytest

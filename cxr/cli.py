@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _build_parser().parse_args(argv)
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()  # here, so that a closed pipe is met below
+        return status
     except InvalidModelError as error:
         print(f"cxr: {error}", file=sys.stderr)
         return 2

@@ -41,7 +41,8 @@ class ModelCard:
         """Read a card.
 
         Raises:
-            InvalidModelError: if the file is missing, is no JSON object, or has other fields.
+            InvalidModelError: if the file is missing, is no JSON object, has other fields, or a field
+                is not what it should be.
         """
         path = Path(path)
         try:
@@ -59,9 +60,44 @@ class ModelCard:
             raise InvalidModelError(
                 f"Received a card {path.name} with {got}; accepted are exactly {sorted(expected)}."
             )
+        problem = _find_problem(values)
+        if problem:
+            raise InvalidModelError(f"Received a card {path.name} whose {problem}.")
         return cls(**values | {"labels": tuple(values["labels"])})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the card as indented JSON."""
         text = json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def _find_problem(card: dict[str, Any]) -> str | None:
+    """What is wrong with a card's values, for the sentence that begins "whose"."""
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+    def is_text(value: Any) -> bool:
+        return isinstance(value, str)
+
+    labels = card["labels"]
+    rules = {
+        "labels": ("two strings", isinstance(labels, list) and [*map(is_text, labels)] == [True] * 2),
+        "input_size": (
+            "a multiple of 32",
+            isinstance(card["input_size"], int) and card["input_size"] in range(32, 1025, 32),
+        ),
+        "temperature": ("above 0", is_number(card["temperature"]) and card["temperature"] > 0),
+        "offset": ("a number", is_number(card["offset"])),
+        "prevalence": ("in 0..1", is_number(card["prevalence"]) and 0 < card["prevalence"] < 1),
+        "threshold": ("in 0..1", is_number(card["threshold"]) and 0 < card["threshold"] < 1),
+        "evidence_scale": ("above 0", is_number(card["evidence_scale"]) and card["evidence_scale"] > 0),
+        "metrics": ("an object", isinstance(card["metrics"], dict)),
+        "provenance": ("an object", isinstance(card["provenance"], dict)),
+        "sha256": ("a string", is_text(card["sha256"])),
+        "size_bytes": ("a number", is_number(card["size_bytes"])),
+    }
+    for field, (accepted, holds) in rules.items():
+        if not holds:
+            return f"{field} is {card[field]!r}; accepted is {accepted}"
+    return None

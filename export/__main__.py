@@ -20,15 +20,14 @@ from export.convert import to_tflite
 from export.prune import measure_sparsity, prune
 from export.quantize import FLOAT_LAYERS, RANGE_PERCENTILES, choose_calibration_films, quantize
 from export.validate import (
-    Films,
     QuantizationError,
     Report,
     check_loss,
     format_table,
     measure_model,
-    write_table,
+    write_models,
 )
-from training.dataset import load_split, parse_path, to_arrays
+from training.dataset import load_films
 from training.train import TrainConfig, build_from, load_validation
 
 DATA = (
@@ -53,14 +52,11 @@ class ExportConfig:
     learning_rate: float = 1e-4
 
 
-def export(run: Path, out: Path, config: ExportConfig, data: str | None = None) -> dict[str, Report]:
-    """Make both models of a run; write them, their cards and the table of ``out/README.md``.
-
-    Nothing is written to ``out`` before everything is measured.
+def export(run: Path, config: ExportConfig, data: str | None = None) -> dict[str, Report]:
+    """Make and measure the models of a run.
 
     Args:
         run: ``runs/<name>`` of ``training.train``; the pruned weights are left there.
-        out: the models folder.
         config: pruning.
         data: the data set, where it is not at the run's own path.
 
@@ -83,7 +79,7 @@ def export(run: Path, out: Path, config: ExportConfig, data: str | None = None) 
     int8 = quantize(float32, films)
 
     validation = load_validation(trained)
-    test = _load_test(trained)
+    test = load_films(trained.data, "test", trained.image_size)
     origin = _describe_training(trained)
     pruned = origin | {
         "pruning": dataclasses.asdict(config) | {"measured_sparsity": measure_sparsity(model)}
@@ -102,18 +98,7 @@ def export(run: Path, out: Path, config: ExportConfig, data: str | None = None) 
         "int8": measure_model(int8, "int8", quantized, validation, test),
     }
     check_loss(reports["float32"].validation_auroc, reports["int8"].validation_auroc)
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("float32", "int8"):
-        path = out / f"pneumonia_{name}.tflite"
-        path.write_bytes(reports[name].model)
-        reports[name].card.save(path.with_suffix(".json"))
-    write_table(out / "README.md", format_table(reports))
     return reports
-
-
-def _load_test(config: TrainConfig) -> Films:
-    images, labels, paths = to_arrays(load_split(config.data, "test", config.image_size))
-    return Films(images, labels, [parse_path(path).patient for path in paths])
 
 
 def _describe_training(config: TrainConfig) -> dict[str, Any]:
@@ -145,11 +130,13 @@ def main() -> int:
     options = vars(parser.parse_args())
     run, out, data = (options.pop(name) for name in ("run", "out", "data"))
     try:
-        reports = export(run, out, ExportConfig(**options), data)
+        reports = export(run, ExportConfig(**options), data)
+        table = format_table(reports)
+        write_models(out, reports, table)
     except (QuantizationError, ValueError, FileNotFoundError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1
-    print(format_table(reports))
+    print(table)
     return 0
 
 

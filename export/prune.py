@@ -8,7 +8,13 @@ from tf_keras import layers
 
 from training.dataset import load_split
 from training.model import set_trainable
-from training.train import TrainConfig, build_from, training_batches
+from training.train import (
+    TrainConfig,
+    build_from,
+    compile_model,
+    count_steps,
+    training_batches,
+)
 
 sparsity_api = tfmot.sparsity.keras
 
@@ -45,7 +51,7 @@ def prune(
     if sparsity == 0:
         return model
     films = load_split(config.data, "train", config.film_size)
-    steps = max(int(films.cardinality()) // config.batch_size, 1)
+    steps = count_steps(films, config)
     schedule = sparsity_api.PolynomialDecay(
         initial_sparsity=0.0,
         final_sparsity=sparsity,
@@ -61,19 +67,7 @@ def prune(
 
     set_trainable(model, backbone=True)
     wrapped = tf_keras.models.clone_model(model, clone_function=wrap)
-    wrapped.compile(
-        tf_keras.optimizers.AdamW(
-            tf_keras.optimizers.schedules.CosineDecay(
-                learning_rate / 10,
-                int(steps * epochs * 0.9),
-                0.01,
-                "decay",
-                learning_rate,
-                max(int(steps * epochs * 0.1), 1),
-            )
-        ),
-        tf_keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
-    )
+    compile_model(wrapped, config, learning_rate, steps * epochs)
     wrapped.fit(
         training_batches(films, config, epoch=config.epochs),
         steps_per_epoch=steps,

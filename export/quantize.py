@@ -17,7 +17,7 @@ from ai_edge_quantizer import quantizer, recipe
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
 from cxr.classifier import INPUT, SIGNATURE
-from training.dataset import load_split, to_arrays
+from training.dataset import load_films
 
 CALIBRATION_FILMS = 256
 RANGE_PERCENTILES = (0.02, 99.98)
@@ -34,13 +34,13 @@ def choose_calibration_films(data: str, image_size: int, count: int = CALIBRATIO
     Returns:
         uint8 (N, image_size, image_size, 1).
     """
-    images, labels, _ = to_arrays(load_split(data, "train", image_size))
+    films = load_films(data, "train", image_size)
     rng = np.random.default_rng(0)
     chosen = []
     for label in (0, 1):
-        members = np.flatnonzero(labels == label)
+        members = np.flatnonzero(films.labels == label)
         chosen.append(rng.permutation(members)[: count // 2])
-    return images[np.concatenate(chosen)]
+    return films.images[np.concatenate(chosen)]
 
 
 def quantize(model: bytes, films: np.ndarray) -> bytes:

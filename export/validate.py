@@ -13,7 +13,7 @@ import numpy as np
 from cxr.classifier import Classifier
 from cxr.latency import measure_latency
 from cxr.model_card import ModelCard
-from training.dataset import LABELS
+from training.dataset import LABELS, Films
 from training.evaluate import THRESHOLD, calibrate, fit_calibration, metrics_with_intervals
 from training.train import Validation
 
@@ -25,15 +25,6 @@ TABLE_START, TABLE_END = "<!-- table: start -->", "<!-- table: end -->"
 
 class QuantizationError(RuntimeError):
     """The int8 model lost too much; the message has the figures."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Films:
-    """A split: images uint8 (N, S, S, 1), labels (N,) of 0 and 1, patient keys (N,)."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    patients: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +63,7 @@ def measure_model(
         name=f"pneumonia_{variant}",
         variant=variant,
         labels=LABELS,
-        input_size=validation.images.shape[1],
+        input_size=validation.films.images.shape[1],
         temperature=1.0,
         offset=0.0,
         prevalence=PREVALENCE,
@@ -85,16 +76,16 @@ def measure_model(
         size_bytes=len(model),
     )
     classifier = Classifier(model, card, num_threads=1)
-    clean, evidence = _score(classifier, validation.images)
+    clean, evidence = _score(classifier, validation.films.images)
     stressed, _ = _score(classifier, validation.stressed)
     test_logits, _ = _score(classifier, test.images)
-    labels = validation.labels
+    labels = validation.films.labels
     temperature, offset = fit_calibration(
         np.concatenate([clean, stressed]), np.concatenate([labels, labels])
     )
     splits = {
-        "validation": (clean, labels, validation.patients),
-        "stress": (stressed, labels, validation.patients),
+        "validation": (clean, labels, validation.films.patients),
+        "stress": (stressed, labels, validation.films.patients),
         "test": (test_logits, test.labels, test.patients),
     }
     metrics = {
@@ -155,14 +146,24 @@ def format_table(reports: dict[str, Report]) -> str:
     return "\n".join(lines)
 
 
-def write_table(path: Path, table: str) -> None:
-    """Put the table between its two markers in a markdown file, which is made where it is missing."""
-    text = path.read_text() if path.exists() else f"{TABLE_START}\n{TABLE_END}\n"
+def write_models(out: Path, reports: dict[str, Report], table: str) -> None:
+    """Write both models and their cards, and put the table between its two markers in README.md.
+
+    Raises:
+        ValueError: if README.md exists without the markers; nothing is written then.
+    """
+    readme = out / "README.md"
+    text = readme.read_text() if readme.exists() else f"{TABLE_START}\n{TABLE_END}\n"
     before, _, rest = text.partition(TABLE_START)
     _, marker, after = rest.partition(TABLE_END)
     if not marker:
-        raise ValueError(f"received {path} without the markers {TABLE_START} and {TABLE_END}")
-    path.write_text(f"{before}{TABLE_START}\n{table}\n{TABLE_END}{after}")
+        raise ValueError(f"received {readme} without the markers {TABLE_START} and {TABLE_END}")
+    out.mkdir(parents=True, exist_ok=True)
+    for variant in ("float32", "int8"):
+        path = out / f"pneumonia_{variant}.tflite"
+        path.write_bytes(reports[variant].model)
+        reports[variant].card.save(path.with_suffix(".json"))
+    readme.write_text(f"{before}{TABLE_START}\n{table}\n{TABLE_END}{after}")
 
 
 def _score(classifier: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import streamlit as st
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # streamlit adds only this folder
+ROOT = str(Path(__file__).resolve().parent.parent)
+if ROOT not in sys.path:  # streamlit adds only this folder
+    sys.path.insert(0, ROOT)
 
 from cxr import InvalidImageError, InvalidModelError
 from streamlit_app import film, latency, sidebar, verdict
@@ -30,20 +32,21 @@ if source is None:
     sidebar.describe_model(classifier)
     st.stop()
 try:
-    chest_film, decode_ms = film.decode(source)
+    chest_film = film.decode(source)
 except InvalidImageError as error:
     st.error(f"This file cannot be scored. {error}")
     sidebar.describe_model(classifier)
     st.stop()
 
-prediction = classifier.predict(chest_film)
+prediction = classifier.predict(chest_film.pixels)
 verdict.show(prediction, classifier.card)
 left, right = st.columns(2, gap="large")
 with left:
-    overlay_ms = film.show(chest_film, prediction, classifier.card)
+    overlay_ms = film.show(chest_film.pixels, prediction, classifier.card)
 with right:
     verdict.explain(prediction, classifier.card)
-    latency.show(latency.measure(classifier, chest_film), decode_ms, overlay_ms)
+    (measured,) = latency.measure([classifier], chest_film)
+    latency.show(measured, chest_film.decode_ms, overlay_ms)
 try:
     sidebar.compare(chest_film)
 except InvalidModelError as error:

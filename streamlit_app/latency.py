@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 
 import altair as alt
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from cxr import Classifier, Latency, measure_latency
 from cxr.latency import cpu_name
+from streamlit_app.film import Film
 
 REPEATS = 30
 
 
-def measure(classifier: Classifier, pixels: np.ndarray) -> Latency:
-    """Warm runs on this film, taken once a film, model and thread count, not at every widget move."""
-    key = (
-        hashlib.sha256(pixels.tobytes()).hexdigest(),
-        classifier.card.sha256,
-        classifier.num_threads,
-    )
-    if st.session_state.get("latency_key") != key:
-        (st.session_state.latency,) = measure_latency([classifier], pixels, REPEATS)
-        st.session_state.latency_key = key
-    return st.session_state.latency
+def measure(classifiers: Sequence[Classifier], film: Film) -> list[Latency]:
+    """Warm runs on this film, the models taking turns; taken once, not at every move of a widget."""
+    key = (film.digest, *((c.card.sha256, c.num_threads) for c in classifiers))
+    slot = f"latency of {len(classifiers)}"
+    if st.session_state.get(slot, (None,))[0] != key:
+        st.session_state[slot] = key, measure_latency(classifiers, film.pixels, REPEATS)
+    return st.session_state[slot][1]
 
 
 def show(latency: Latency, decode_ms: float, overlay_ms: float) -> None:
@@ -36,9 +32,12 @@ def show(latency: Latency, decode_ms: float, overlay_ms: float) -> None:
         "inference": latency.median_ms("inference"),
         "overlay": overlay_ms,
     }
-    st.subheader(f"{sum(stages.values()):.0f} ms from file to verdict", anchor=False)
+    st.subheader(f"{sum(stages.values()):.0f} ms from file to picture", anchor=False)
     st.altair_chart(_draw_stages(stages))
-    st.caption(", ".join(f"{stage} {ms:.1f} ms" for stage, ms in stages.items()))
+    st.caption(
+        ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in stages.items())
+        + ". Decode and overlay are timed once, on this film; the others are medians of warm runs."
+    )
     threads = "1 thread" if latency.num_threads == 1 else f"{latency.num_threads} threads"
     st.markdown(
         f"Inference: median **{latency.median_ms('inference'):.1f} ms**, 95th percentile "

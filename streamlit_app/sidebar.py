@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import altair as alt
-import numpy as np
 import pandas as pd
 import streamlit as st
 
-from cxr import Classifier, measure_latency
+from cxr import Classifier
 from cxr.classifier import MODEL_NAMES
+from streamlit_app.film import Film
+from streamlit_app.latency import measure
 
 THREADS = (1, 2, 4)
-REPEATS = 30
 METRICS = ("auroc", "accuracy", "sensitivity", "specificity", "precision", "f1")
 
 
@@ -33,14 +33,14 @@ def choose_model() -> Classifier:
     return load_classifier(name, threads)
 
 
-def compare(pixels: np.ndarray) -> None:
+def compare(film: Film) -> None:
     """Both models on this film, on demand: size, probability and latency side by side."""
     with st.sidebar:
         if not st.toggle("Compare float32 and int8 on this film", key="compare"):
             return
         classifiers = [load_classifier(name, st.session_state.threads) for name in MODEL_NAMES]
-        predictions = [classifier.predict(pixels) for classifier in classifiers]
-        times = measure_latency(classifiers, pixels, REPEATS)
+        predictions = [classifier.predict(film.pixels) for classifier in classifiers]
+        times = measure(classifiers, film)
         medians = [latency.median_ms("inference") for latency in times]
         table = pd.DataFrame(
             {

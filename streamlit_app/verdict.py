@@ -30,15 +30,15 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
     """What the number means, and how good it has been."""
     is_positive = prediction.label == card.labels[1]
     side = "reaches" if is_positive else "stays below"
-    validation = card.metrics["validation"]
+    test = card.metrics["test"]
     st.markdown(
         f"The calibrated probability {side} the threshold of {card.threshold:.2f}. It assumes that "
         f"{card.prevalence:.0%} of the films show pneumonia; where fewer do, the true chance is lower."
     )
     st.markdown(
-        f"At this threshold the model found {validation['sensitivity']['value']:.0%} of the films with "
-        f"pneumonia and cleared {validation['specificity']['value']:.0%} of the normal ones among "
-        f"{validation['films']} films of children that it had not learned from."
+        f"At this threshold the model found {test['sensitivity']['value']:.0%} of the films with "
+        f"pneumonia and cleared {test['specificity']['value']:.0%} of the normal ones among "
+        f"{test['films']} films of other children of the same hospital (the official test split)."
     )
     st.caption(
         "The model learned from children of 1 to 5 years, of one hospital. On films from elsewhere, and "

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+import cxr
 import cxr.classifier
 from tests.conftest import ROOT, SAMPLES
 
@@ -41,7 +42,7 @@ def test_samples(page, sample, verdict):
     page.button(key=sample).click().run()
     assert not page.exception
     assert page.subheader[0].value.startswith(verdict)
-    assert "from file to verdict" in page.subheader[1].value
+    assert "from file to picture" in page.subheader[1].value
     text = " ".join(m.value for m in page.markdown)
     assert "threshold of 0.50" in text
     assert "warm runs" in text
@@ -89,9 +90,13 @@ def test_model_and_thread_choice(page):
 
 def test_opacity(page):
     page.button(key="pneumonia_1.png").click().run()
+
+    drawn = page.image[-1].value
     page.slider(key="opacity").set_value(0).run()
     assert not page.exception
-    assert page.slider(key="opacity").value == 0
+    assert page.image[-1].value != drawn  # addresses are hashes of the picture
+    page.slider(key="opacity").set_value(60).run()
+    assert page.image[-1].value == drawn
 
 
 def test_comparison(page):
@@ -101,6 +106,12 @@ def test_comparison(page):
     table = page.sidebar.table[0].value
     assert list(table.columns) == ["int8", "float32"]
     assert list(table.index) == ["size", "probability", "median", "p95"]
+    for name in ("int8", "float32"):
+        classifier = cxr.Classifier.load(name)
+        prediction = classifier.predict(cxr.read_image(SAMPLES / "pneumonia_1.png"))
+        assert float(table.loc["probability", name]) == pytest.approx(prediction.probability, abs=1e-3)
+        assert table.loc["size", name] == f"{classifier.card.size_bytes / 1e6:.1f} MB"
+        assert float(table.loc["median", name].removesuffix(" ms")) > 0
 
 
 def test_model_facts_come_from_the_card(page):

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -118,15 +119,20 @@ def test_benchmark_prints_both_models(capfd):
     assert "p95" in out
 
 
-def test_module_runs_and_survives_a_closed_pipe(folder):
-    films = [str(folder / "a.png")] * 300
-    command = [sys.executable, "-m", "cxr", "predict", *films, "--format", "json"]
+@pytest.mark.parametrize("command", ["predict --format json", "predict --format csv", "info"])
+def test_module_survives_a_closed_pipe(folder, command):
+    name, *options = command.split()
+    films = [str(folder / "a.png")] * 300 if name == "predict" else []
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert json.loads(process.stdout.readline())["label"] == "NORMAL"
+        [sys.executable, "-m", "cxr", name, *films, *options],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
         process.stdout.close()
-        assert "Traceback" not in process.stderr.read()
+        errors = process.stderr.read()
+    assert "Traceback" not in errors
+    assert "BrokenPipeError" not in errors
+    assert process.returncode == 1
 
 
 def test_official_test_split_through_the_command_line(real_data):

@@ -11,9 +11,9 @@ from training.dataset import (
     SPLITS,
     describe,
     list_films,
+    load_films,
     load_split,
     parse_path,
-    to_arrays,
     write_shards,
 )
 
@@ -67,19 +67,19 @@ def test_no_patient_is_in_two_splits_of_the_real_data(real_data):
 
 
 def test_folder_goes_through_the_one_preprocessing(tiny_data):
-    images, labels, paths = to_arrays(load_split(tiny_data, "train", 64))
-    assert images.dtype == np.uint8
-    assert images.shape == (len(paths), 64, 64, 1)
-    for image, label, path in zip(images, labels, paths, strict=True):
-        assert np.array_equal(image, preprocess(read_image(tiny_data / path), 64))
-        assert label == parse_path(path).label
+    films = load_films(tiny_data, "train", 64)
+    assert films.images.dtype == np.uint8
+    assert films.images.shape == (len(films.paths), 64, 64, 1)
+    for i, path in enumerate(films.paths):
+        assert np.array_equal(films.images[i], preprocess(read_image(tiny_data / path), 64))
+        assert films.labels[i] == parse_path(path).label
+        assert films.patients[i] == parse_path(path).patient
 
 
 def as_dict(data, split):
-    images, labels, paths = to_arrays(load_split(data, split, 64))
-    return {
-        path: (label, image.tobytes()) for image, label, path in zip(images, labels, paths, strict=True)
-    }
+    films = load_films(data, split, 64)
+    rows = zip(films.paths, films.labels, films.images, strict=True)
+    return {path: (label, image.tobytes()) for path, label, image in rows}
 
 
 def test_shards_hold_what_the_folder_holds(tiny_data, tmp_path):

@@ -44,8 +44,11 @@ def test_perfect_scores_do_not_get_a_point_interval():
     metrics = metrics_with_intervals(LABELS, LABELS.astype(float), 0.5, list("abcdefghij"))
     assert metrics["sensitivity"]["low"] == pytest.approx(0.025 ** (1 / 6))
     assert metrics["specificity"]["low"] == pytest.approx(0.025 ** (1 / 4))
+    assert metrics["sensitivity"]["high"] == 1.0
     worst = metrics_with_intervals(LABELS, 1.0 - LABELS, 0.5, list("abcdefghij"))
     assert worst["sensitivity"]["high"] == pytest.approx(1 - 0.025 ** (1 / 6))
+    twins = metrics_with_intervals(LABELS, LABELS.astype(float), 0.5, list("aabbccddee"))
+    assert twins["specificity"]["low"] == pytest.approx(0.025 ** (1 / 2))
 
 
 def test_calibration_recovers_temperature_offset_and_ignores_prevalence():

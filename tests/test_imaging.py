@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -8,7 +10,7 @@ from PIL import Image
 
 from cxr import InvalidImageError, preprocess, read_image
 from cxr.imaging import MAX_BYTES, MAX_PIXELS
-from tests.conftest import draw_film
+from tests.conftest import ROOT, draw_film
 
 
 def encode(image: Image.Image, **options) -> io.BytesIO:
@@ -63,10 +65,13 @@ def test_transparency_is_laid_over_black(film):
     assert read_image(encode(image, format="PNG"))[:20, :20].max() == 0
 
 
-def test_palette_transparency(film):
+def test_palette_transparency_is_black(film):
     image = gray(film).quantize(16)
-    image.info["transparency"] = 0
-    assert read_image(encode(image, format="PNG", transparency=0)).shape == film.shape
+    clear = np.asarray(image) == 3
+    pixels = read_image(encode(image, format="PNG", transparency=3))
+    assert clear.any()
+    assert pixels[clear].max() == 0
+    assert pixels[~clear].max() > 100
 
 
 @pytest.mark.parametrize("full_scale", [1023, 4095, 65535])
@@ -77,6 +82,47 @@ def test_deep_gray_is_scaled_not_clipped(film, full_scale, file_format):
     pixels = read_image(encode(Image.fromarray(deep), format=file_format))
     assert np.abs(pixels - spread * 255).max() <= 1
     assert len(np.unique(pixels)) > 100
+
+
+def test_a_burned_in_marker_leaves_gray_levels_to_the_film(film):
+    deep = film.astype(np.uint16) * 8
+    deep[0, :8] = 65535
+    pixels = read_image(encode(Image.fromarray(deep), format="PNG"))
+    assert len(np.unique(pixels)) > 100
+    assert (pixels[0, :8] == 255).all()
+
+
+def test_deep_tiff_with_white_as_zero_is_not_inverted(film):
+    white_is_zero = Image.fromarray(65535 - film.astype(np.uint16) * 257)
+    pixels = read_image(encode(white_is_zero, format="TIFF", tiffinfo={262: 0}))
+    assert np.corrcoef(pixels.ravel(), film.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("I;16", (7000, 7000), 9),
+        Image.new("F", (7000, 7000), 0.5),
+        Image.new("RGBA", (7000, 7000), (9, 9, 9, 200)),
+    ],
+    ids=lambda image: image.mode,
+)
+def test_a_small_file_of_many_pixels_stays_within_memory(image, tmp_path):
+    """49 megapixels compress to next to nothing; decoding them must not take gigabytes."""
+    image.putpixel((0, 0), image.getpixel((1, 1)) if image.mode == "RGBA" else 1000)
+    path = tmp_path / "large.tiff"
+    image.save(path, compression="tiff_adobe_deflate")
+    script = (
+        "import resource, sys; from cxr import read_image, InvalidImageError\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: read_image(sys.argv[1])\n"
+        "except InvalidImageError: pass\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert path.stat().st_size < 1_000_000
+    assert int(result.stdout) < 700
 
 
 def test_big_endian_and_float_tiff(film):
@@ -163,7 +209,7 @@ def test_truncated_files_fail(film, file_format, share):
 
 
 def test_missing_path_and_folder(tmp_path):
-    for path in (tmp_path / "none.png", tmp_path):
+    for path in (tmp_path / "none.png", tmp_path, "null\0character.png"):
         with pytest.raises(InvalidImageError, match="cannot be read"):
             read_image(path)
 
@@ -185,10 +231,11 @@ def test_preprocess_keeps_a_film_that_is_already_prepared(film):
 
 
 def test_preprocess_is_antialiased():
-    fine_stripes = np.tile(np.array([0, 255], np.uint8), (1024, 512))
-    fine_stripes[:512] = 0  # contrast for the stretch
-    striped_half = preprocess(fine_stripes, 128)[70:]
-    assert striped_half.std() < 12
+    stripes = np.tile(np.array([0, 0, 255], np.uint8), (900, 300))
+    stripes[:300], stripes[300:600] = 0, 255  # what the stretch spans
+    without = np.asarray(Image.fromarray(stripes).resize((128, 128), Image.Resampling.NEAREST))
+    assert without[90:].std() > 100
+    assert preprocess(stripes, 128)[90:].std() < 12
 
 
 def test_preprocess_does_not_depend_on_resolution():

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 
@@ -57,7 +59,42 @@ def test_stages_train_what_they_should():
     assert not any("gamma" in name or "moving" in name for name in names)
 
 
+def test_keras_own_imagenet_weights(tmp_path, monkeypatch):
+    """``--weights imagenet`` without the download: the same loader on a file of random weights."""
+    path = tmp_path / "efficientnetb0_notop.h5"
+    source = tf_keras.applications.EfficientNetB0(weights=None, include_top=False)
+    source.save_weights(path)
+    module = sys.modules["tf_keras.src.applications.efficientnet"]
+    monkeypatch.setattr(module.data_utils, "get_file", lambda *_, **__: str(path))
+    model = build_model(image_size=32, weights="imagenet", padding="keras")
+    for name in ("block1a_dwconv", "top_conv"):
+        (expected,), (received,) = (m.get_layer(name).get_weights() for m in (source, model))
+        assert np.array_equal(expected, received)
+
+
+def test_padding_goes_where_the_weights_were_trained_with_it():
+    """Cell i is centred on pixel 32 i under torchvision's padding, on 32 i + 31 under Keras'."""
+    shifts = {}
+    for padding in ("torchvision", "keras"):
+        model = build_model(image_size=160, padding=padding)
+        pads = [layer for layer in model.layers if isinstance(layer, tf_keras.layers.ZeroPadding2D)]
+        assert len(pads) == 5
+        # the first pixel that cell i of the features is centred on, from the pads and strides alone
+        center, stride = 0, 1
+        for pad, kernel in zip(pads, (3, 3, 5, 3, 5), strict=True):
+            center += stride * (kernel // 2 - pad.padding[0][0])
+            stride *= 2
+        shifts[padding] = center
+        assert model.get_layer("top_activation").output_shape[1:3] == (5, 5)
+    assert shifts == {"torchvision": 0, "keras": 31}
+
+
 def test_refusals():
+    with pytest.raises(ValueError, match="accepted is 'keras'"):
+        build_model(weights="imagenet")
+    with pytest.raises(ValueError, match="accepted are torchvision, keras"):
+        build_model(padding="same")
+
     with pytest.raises(ValueError, match="accepted are efficientnet_b0"):
         build_model("resnet9000")
     with pytest.raises(ValueError, match="multiples of 32"):

@@ -61,6 +61,16 @@ class Film:
         return "val" if zlib.crc32(self.patient.encode()) % 1000 < VALIDATION_SHARE * 1000 else "train"
 
 
+@dataclasses.dataclass(frozen=True)
+class Films:
+    """A split: images uint8 (N, S, S, 1), labels float32 (N,) of 0 and 1, paths and patient keys."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    paths: list[str]
+    patients: list[str]
+
+
 def parse_path(path: str) -> Film:
     """Read split, label and patient off a path that ends in ``<folder>/<label>/<file>``.
 
@@ -155,13 +165,15 @@ def list_films(data: str | Path) -> list[Film]:
     return [parse_path(p.as_posix()) for p in paths if p.parts[-3] in SPLITS]
 
 
-def to_arrays(films: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """A dataset of ``load_split`` as images uint8 (N, S, S, 1), labels float32 (N,) and paths."""
-    rows = list(films.as_numpy_iterator())
-    return (
-        np.stack([row["image"] for row in rows]),
-        np.array([row["label"] for row in rows], np.float32),
-        [row["path"].decode() for row in rows],
+def load_films(data: str | Path, split: str, size: int) -> Films:
+    """A split in memory. Arguments and errors as ``load_split``."""
+    rows = list(load_split(data, split, size).as_numpy_iterator())
+    paths = [row["path"].decode() for row in rows]
+    return Films(
+        images=np.stack([row["image"] for row in rows]),
+        labels=np.array([row["label"] for row in rows]),
+        paths=paths,
+        patients=[parse_path(path).patient for path in paths],
     )
 
 

@@ -54,8 +54,8 @@ def metrics_with_intervals(
 ) -> Intervals:
     """``compute_metrics`` with 95 % percentile intervals of a bootstrap over patients.
 
-    Patients are drawn, not films: two films of one child are not independent. Where every film is
-    right, or every one wrong, resampling gives no width, and the bound is Clopper and Pearson's.
+    Patients are drawn, not films: two films of one child are not independent. Where all are right,
+    or all wrong, resampling gives no width, and a share gets Clopper and Pearson's bound, by patients.
 
     Args:
         labels, probabilities, threshold: as in ``compute_metrics``.
@@ -73,15 +73,14 @@ def metrics_with_intervals(
         drawn = np.concatenate([films_of[i] for i in rng.integers(0, len(names), len(names))])
         if 0 < labels[drawn].sum() < len(drawn):
             samples.append(compute_metrics(labels[drawn], probabilities[drawn], threshold))
-    films = dict.fromkeys(samples[0], len(labels))
-    films |= {"sensitivity": int(labels.sum()), "specificity": int((1 - labels).sum())}
+    owners = {"accuracy": owner, "sensitivity": owner[labels > 0.5], "specificity": owner[labels < 0.5]}
+    owners["precision"] = owner[probabilities >= threshold]
     result = {}
     for name, value in compute_metrics(labels, probabilities, threshold).items():
         low, high = np.percentile([s[name] for s in samples], (2.5, 97.5))
-        if low == high == 1.0:
-            low = 0.025 ** (1.0 / films[name])
-        if low == high == 0.0:
-            high = 1.0 - 0.025 ** (1.0 / films[name])
+        if low == high and name in owners:
+            width = 1.0 - 0.025 ** (1.0 / max(len(np.unique(owners[name])), 1))
+            low, high = max(low - width, 0.0), min(high + width, 1.0)
         result[name] = {"value": value, "low": float(low), "high": float(high)}
     return result
 
@@ -122,9 +121,9 @@ def format_metrics(metrics: Intervals) -> str:
 
 
 def main() -> None:
-    from training.dataset import SPLITS, load_split, parse_path, to_arrays
+    from training.dataset import SPLITS, load_films
     from training.plots import plot_confusion, plot_roc
-    from training.train import TrainConfig, build_from
+    from training.train import TrainConfig, build_from, predict_logits
 
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate", description=__doc__.split("\n")[0]
@@ -139,14 +138,13 @@ def main() -> None:
     model = build_from(config)
     model.load_weights(args.run / "best_weights.h5")
     try:
-        films = load_split(args.data, args.split, config.image_size)
+        films = load_films(args.data, args.split, config.image_size)
     except ValueError as error:
         parser.exit(1, f"{error}\n")
-    images, labels, paths = to_arrays(films)
-    logits = model.predict(images.astype(np.float32), verbose=0)[:, 0]
+    labels = films.labels
+    logits = predict_logits(model, films.images)
     probabilities = calibrate(logits, calibration["temperature"], calibration["offset"])
-    patients = [parse_path(path).patient for path in paths]
-    print(format_metrics(metrics_with_intervals(labels, probabilities, THRESHOLD, patients)))
+    print(format_metrics(metrics_with_intervals(labels, probabilities, THRESHOLD, films.patients)))
     plot_roc(labels, probabilities, args.run / f"roc_{args.split}.png", f"ROC, {args.split}")
     plot_confusion(
         labels,

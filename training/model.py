@@ -115,10 +115,13 @@ def _pad_both_sides(layer: layers.Layer) -> layers.Layer:
 
 
 def _copy_to_gray(source: tf_keras.Model, target: tf_keras.Model) -> None:
-    """Copy weights layer by layer; sum the stem's channels."""
+    """Copy weights layer by layer, by name; sum the stem's channels. Keras' own ImageNet network has
+    one layer more than the one built without weights, and no weights in it."""
     shift = 0.0
-    for layer, gray_layer in zip(source.layers, target.layers, strict=True):
+    for layer in source.layers:
         values = layer.get_weights()
+        if not values or isinstance(layer, layers.Normalization):
+            continue
         if layer.name == "stem_conv":
             (kernel,) = values  # (3, 3, 3, 32)
             scale = GRAY_STD / IMAGENET_STD
@@ -127,6 +130,4 @@ def _copy_to_gray(source: tf_keras.Model, target: tf_keras.Model) -> None:
         elif layer.name == "stem_bn":
             gamma, beta, moving_mean, moving_variance = values
             values = [gamma, beta, moving_mean - shift, moving_variance]
-        elif isinstance(layer, layers.Normalization):
-            continue
-        gray_layer.set_weights(values)
+        target.get_layer(layer.name).set_weights(values)

@@ -11,7 +11,6 @@ confusion matrix and ROC of the validation patients, and checkpoints that ``--re
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import json
 import os
@@ -24,7 +23,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from cxr.imaging import preprocess
 from training.augmentation import augment
-from training.dataset import load_split, parse_path, to_arrays
+from training.averaging import WeightAverage, read_weights, write_weights
+from training.dataset import Films, load_films, load_split
 from training.evaluate import (
     THRESHOLD,
     calibrate,
@@ -34,6 +34,7 @@ from training.evaluate import (
 )
 from training.model import build_model, set_trainable
 from training.plots import plot_confusion, plot_learning_curves, plot_roc
+from training.run_folder import check_run, read_history, write_config, write_history
 
 STRESS_CROP_AREA = (0.6, 1.0)  # the lungs stay in the frame
 
@@ -65,12 +66,10 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """Validation films as they are and under stress: uint8 (N, S, S, 1) both, labels (N,)."""
+    """Validation films as they are, and uint8 (N, S, S, 1) the same under stress."""
 
-    images: np.ndarray
+    films: Films
     stressed: np.ndarray
-    labels: np.ndarray
-    patients: list[str]
 
 
 def build_from(config: TrainConfig, weights: str = "none") -> tf_keras.Model:
@@ -79,14 +78,16 @@ def build_from(config: TrainConfig, weights: str = "none") -> tf_keras.Model:
 
 
 def find_strategy() -> tf.distribute.Strategy:
-    """TPU if one is found, several workers when TF_CONFIG is set, all GPUs, else the default."""
+    """Several workers when TF_CONFIG is set, a TPU if one is found (named by TPU_NAME, else this
+    machine's own), all GPUs where there are several, else the default."""
+    if "TF_CONFIG" in os.environ:  # first: its collectives must be set up before any operation runs
+        return tf.distribute.MultiWorkerMirroredStrategy()
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+        tpu = os.environ.get("TPU_NAME", "local")
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu)
         return tf.distribute.TPUStrategy(resolver)
     except (ValueError, tf.errors.NotFoundError):  # no TPU
         pass
-    if "TF_CONFIG" in os.environ:
-        return tf.distribute.MultiWorkerMirroredStrategy()
     if len(tf.config.list_physical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
@@ -107,57 +108,72 @@ def train(
         strategy: where to train; found by ``find_strategy`` when not given.
 
     Returns:
-        ``runs/<name>``.
+        ``runs/<name>``; workers other than the first keep their own copy in ``runs/<name>/worker-<i>``.
 
     Raises:
-        ValueError: if the run exists and ``resume`` is false, or with another config.
+        ValueError: if the run exists and ``resume`` is false, or was started with another config, or
+            the data or weights cannot be used.
     """
-    run = runs / config.name
-    _prepare_run(run, config, resume)
     strategy = strategy or find_strategy()
     print(f"{type(strategy).__name__}, {strategy.num_replicas_in_sync} replica(s)", flush=True)
+    run = _choose_folder(runs / config.name, strategy)
+    check_run(run, dataclasses.asdict(config), resume)
     tf_keras.utils.set_random_seed(config.seed)
     films = load_split(config.data, "train", config.film_size)
     validation = load_validation(config)
     with strategy.scope():
         model = build_from(config, config.weights)
+    write_config(run, dataclasses.asdict(config))
     stages = (
         ("head", config.head_epochs, config.head_learning_rate),
         ("finetune", config.epochs, config.learning_rate),
     )
+    steps = count_steps(films, config)
     for stage, epochs, learning_rate in stages:
-        steps = int(films.cardinality()) // config.batch_size
         with strategy.scope():
             set_trainable(model, backbone=stage == "finetune")
-            schedule = tf_keras.optimizers.schedules.CosineDecay(
-                initial_learning_rate=learning_rate / 100,
-                decay_steps=int(steps * epochs * (1 - config.warmup_share)),
-                alpha=0.01,
-                warmup_target=learning_rate,
-                warmup_steps=int(steps * epochs * config.warmup_share),
-            )
-            model.compile(
-                tf_keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
-                tf_keras.losses.BinaryCrossentropy(
-                    from_logits=True, label_smoothing=config.label_smoothing
-                ),
-            )
-        _fit_stage(model, films, validation, config, run, stage, epochs, steps)
+            compile_model(model, config, learning_rate, steps * epochs)
+        _fit_stage(model, films, validation, config, run, stage, epochs)
     _report(model, validation, run)
     return run
+
+
+def compile_model(model: tf_keras.Model, config: TrainConfig, learning_rate: float, steps: int) -> None:
+    """Compile with AdamW under warm-up and cosine decay, and label smoothing.
+
+    Args:
+        model: to compile.
+        config: gives weight decay, warm-up and smoothing.
+        learning_rate: the peak.
+        steps: of the whole schedule.
+    """
+    schedule = tf_keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=learning_rate / 100,
+        decay_steps=max(int(steps * (1 - config.warmup_share)), 1),
+        alpha=0.01,
+        warmup_target=learning_rate,
+        warmup_steps=int(steps * config.warmup_share),
+    )
+    model.compile(
+        tf_keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
+        tf_keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
+    )
+
+
+def count_steps(films: tf.data.Dataset, config: TrainConfig) -> int:
+    """Batches of an epoch, at least 1."""
+    return max(int(films.cardinality()) // config.batch_size, 1)
 
 
 def load_validation(config: TrainConfig) -> Validation:
     """The validation patients' films, and the same under a fixed draw of stress (exposure, contrast,
     crop, blur, sharpening, texture, rotation) before ``preprocess``, as other machines would do."""
-    images, labels, paths = to_arrays(load_split(config.data, "val", config.image_size))
-    films, _, _ = to_arrays(load_split(config.data, "val", config.film_size))
-    stressed = [
-        augment(film, config.film_size, tf.constant([i, -1]), STRESS_CROP_AREA).numpy()
-        for i, film in enumerate(films)
-    ]
-    stressed = [preprocess(np.rint(f[..., 0]).astype(np.uint8), config.image_size) for f in stressed]
-    return Validation(images, np.stack(stressed), labels, [parse_path(path).patient for path in paths])
+    stressed = []
+    for i, film in enumerate(load_films(config.data, "val", config.film_size).images):
+        changed = augment(film, config.film_size, tf.constant([i, -1]), STRESS_CROP_AREA).numpy()
+        pixels = np.rint(changed[..., 0]).astype(np.uint8)
+        stressed.append(preprocess(pixels, config.image_size))
+    return Validation(load_films(config.data, "val", config.image_size), np.stack(stressed))
 
 
 def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) -> tf.data.Dataset:
@@ -186,28 +202,6 @@ def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) ->
     return batches.with_options(options)
 
 
-class WeightAverage(tf_keras.callbacks.Callback):
-    """An exponential average of the weights, updated every tenth step; it calms the swings of the
-    score between epochs (Izmailov et al. 2018; Cha et al. 2021)."""
-
-    INTERVAL = 10
-
-    def __init__(self, model: tf_keras.Model, steps: int) -> None:
-        super().__init__()
-        self.decay = 1.0 - min(self.INTERVAL / steps, 1.0)
-        self.values = [tf.Variable(w, trainable=False) for w in _read_weights(model)]
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Update the average (called by Keras)."""
-        if batch % self.INTERVAL == 0:
-            for average, weight in zip(self.values, _read_weights(self.model), strict=True):
-                average.assign(self.decay * average + (1.0 - self.decay) * weight)
-
-    def weights(self) -> list[np.ndarray]:
-        """The averaged trainable weights, in the model's order."""
-        return [value.numpy() for value in self.values]
-
-
 def _fit_stage(
     model: tf_keras.Model,
     films: tf.data.Dataset,
@@ -216,37 +210,43 @@ def _fit_stage(
     run: Path,
     stage: str,
     epochs: int,
-    steps: int,
 ) -> None:
-    """Fit one stage from its last checkpoint on, and leave the best epoch's weights in the model."""
+    """Fit one stage from its last checkpoint on, and leave the best epoch's weights in the model.
+
+    An epoch is done when its checkpoint is written, last; a row without one is dropped on resuming.
+    """
     average = WeightAverage(model, config.average_steps)
     model.optimizer.build(model.trainable_variables)
     state = tf.train.Checkpoint(model=model, optimizer=model.optimizer, average=average.values)
     manager = tf.train.CheckpointManager(state, str(run / "checkpoints" / stage), max_to_keep=1)
     best_weights = run / f"{stage}_weights.h5"
-    done = [row for row in _read_history(run) if row["stage"] == stage]
-    if done and manager.latest_checkpoint:
-        state.restore(manager.latest_checkpoint).expect_partial()
-    scores = [float(row["score"]) for row in done]
-    for epoch in range(len(done), epochs):
-        if len(scores) - 1 - int(np.argmax(scores or [0])) >= config.patience:
+    done = 0
+    if manager.latest_checkpoint:
+        state.restore(manager.latest_checkpoint).assert_existing_objects_matched()
+        done = int(manager.latest_checkpoint.rsplit("-", 1)[1])
+    rows = [r for r in read_history(run) if r["stage"] != stage or int(r["epoch"]) <= done]
+    for epoch in range(done, epochs):
+        scores = [float(row["score"]) for row in rows if row["stage"] == stage]
+        if scores and len(scores) - 1 - int(np.argmax(scores)) >= config.patience:
             break
         fitted = model.fit(
             training_batches(films, config, epoch),
-            steps_per_epoch=steps,
+            steps_per_epoch=count_steps(films, config),
             callbacks=[average],
             verbose=2,
         )
-        last_weights = _read_weights(model)
-        _write_weights(model, average.weights())
+        last_weights = read_weights(model)
+        write_weights(model, average.weights())
         row = {"stage": stage, "epoch": epoch + 1, "loss": fitted.history["loss"][0]}
         row |= validate(model, validation)
         if row["score"] > max(scores, default=-1.0):
-            model.save_weights(best_weights)
-        _write_weights(model, last_weights)
-        scores.append(row["score"])
-        manager.save()
-        _append_history(run, row)
+            temporary = best_weights.with_stem("new")
+            model.save_weights(temporary)
+            temporary.replace(best_weights)
+        write_weights(model, last_weights)
+        rows.append(row)
+        write_history(run, rows)
+        manager.save(checkpoint_number=epoch + 1)
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
     if best_weights.exists():
         model.load_weights(best_weights)
@@ -260,72 +260,48 @@ def predict_logits(model: tf_keras.Model, images: np.ndarray) -> np.ndarray:
 def validate(model: tf_keras.Model, validation: Validation) -> dict[str, float]:
     """AUROC of the validation patients' films as they are and under stress; ``score``, which stops
     and selects, is their mean, since the plain AUROC saturates near 1 and cannot tell epochs apart."""
-    logits, stressed = (predict_logits(model, x) for x in (validation.images, validation.stressed))
-    aurocs = [float(roc_auc_score(validation.labels, z)) for z in (logits, stressed)]
-    probabilities = calibrate(logits, 1.0, 0.0)
+    labels = validation.films.labels
+    logits = predict_logits(model, validation.films.images)
+    aurocs = [
+        float(roc_auc_score(labels, z)) for z in (logits, predict_logits(model, validation.stressed))
+    ]
     return {
-        "val_loss": float(log_loss(validation.labels, probabilities)),
+        "val_loss": float(log_loss(labels, calibrate(logits, 1.0, 0.0))),
         "val_auroc": aurocs[0],
         "stress_auroc": aurocs[1],
         "score": float(np.mean(aurocs)),
     }
 
 
-def _read_weights(model: tf_keras.Model) -> list[np.ndarray]:
-    return tf_keras.backend.batch_get_value(model.trainable_variables)
-
-
-def _write_weights(model: tf_keras.Model, values: list[np.ndarray]) -> None:
-    tf_keras.backend.batch_set_value(list(zip(model.trainable_variables, values, strict=True)))
-
-
 def _report(model: tf_keras.Model, validation: Validation, run: Path) -> None:
     model.save_weights(run / "best_weights.h5")
-    logits, stressed = (predict_logits(model, x) for x in (validation.images, validation.stressed))
-    labels = validation.labels
+    logits = predict_logits(model, validation.films.images)
+    stressed = predict_logits(model, validation.stressed)
+    labels = validation.films.labels
     temperature, offset = fit_calibration(
         np.concatenate([logits, stressed]), np.concatenate([labels, labels])
     )
     metrics = {"calibration": {"temperature": temperature, "offset": offset}}
     for name, z in (("validation", logits), ("stress", stressed)):
         probabilities = calibrate(z, temperature, offset)
-        metrics[name] = metrics_with_intervals(labels, probabilities, THRESHOLD, validation.patients)
+        metrics[name] = metrics_with_intervals(
+            labels, probabilities, THRESHOLD, validation.films.patients
+        )
         print(f"{name}\n{format_metrics(metrics[name])}")
     (run / "metrics.json").write_text(json.dumps(metrics, indent=2))
     probabilities = calibrate(logits, temperature, offset)
     plot_roc(labels, probabilities, run / "roc.png", "ROC, validation patients")
     plot_confusion(labels, probabilities >= THRESHOLD, run / "confusion_matrix.png", "Validation films")
-    if history := _read_history(run):
+    if history := read_history(run):
         plot_learning_curves(history, run / "learning_curves.png")
 
 
-def _prepare_run(run: Path, config: TrainConfig, resume: bool) -> None:
-    described = json.dumps(dataclasses.asdict(config), indent=2)
-    path = run / "config.json"
-    if path.exists() and not resume:
-        raise ValueError(f"{run} exists; pass --resume to continue it, or another --name")
-    if path.exists() and path.read_text() != described:
-        raise ValueError(f"{run} was started with another configuration; see {path}")
-    run.mkdir(parents=True, exist_ok=True)
-    path.write_text(described)
-
-
-def _read_history(run: Path) -> list[dict[str, str]]:
-    path = run / "history.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _append_history(run: Path, row: dict) -> None:
-    path = run / "history.csv"
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+def _choose_folder(run: Path, strategy: tf.distribute.Strategy) -> Path:
+    """The run's folder for the first worker, one inside it for each other: files are never shared."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or resolver.task_type != "worker" or resolver.task_id == 0:
+        return run
+    return run / f"worker-{resolver.task_id}"
 
 
 def main() -> None:

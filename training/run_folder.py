@@ -1,0 +1,48 @@
+"""The folder of a run: its configuration and its history, an epoch a row."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def check_run(run: Path, config: Row, resume: bool) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Raises:
+        ValueError: if the run exists and ``resume`` is false, or was started with another config.
+    """
+    path = run / "config.json"
+    if path.exists() and not resume:
+        raise ValueError(f"{run} exists; pass --resume to continue it, or another --name")
+    if path.exists() and json.loads(path.read_text()) != config:
+        raise ValueError(f"{run} was started with another configuration; see {path}")
+
+
+def write_config(run: Path, config: Row) -> None:
+    """Write config.json, which makes the folder a run."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.json").write_text(json.dumps(config, indent=2))
+
+
+def read_history(run: Path) -> list[Row]:
+    """The rows of history.csv; none before the first epoch."""
+    path = run / "history.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_history(run: Path, rows: list[Row]) -> None:
+    """Replace history.csv, at once, so that a kill leaves the old rows or the new."""
+    temporary = run / "history.csv.new"
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(run / "history.csv")
