@@ -47,7 +47,7 @@ PACKAGES = (
 class ExportConfig:
     """An export. The defaults are the published one."""
 
-    sparsity: float = 0.5  # of the 1x1 kernels; buys gzipped size, not latency
+    sparsity: float = 0.3  # of the 1x1 kernels; buys gzipped size, not latency; 0.5 cost AUROC
     epochs: int = 2  # of fine-tuning while pruning
     learning_rate: float = 1e-4
 

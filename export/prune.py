@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow_model_optimization as tfmot
 import tf_keras
 from tf_keras import layers
 
+from training.averaging import WeightAverage, read_weights, write_weights
 from training.dataset import load_split
 from training.model import set_trainable
 from training.train import (
@@ -68,13 +70,17 @@ def prune(
     set_trainable(model, backbone=True)
     wrapped = tf_keras.models.clone_model(model, clone_function=wrap)
     compile_model(wrapped, config, learning_rate, steps * epochs)
+    average = WeightAverage(wrapped, config.average_steps)
     wrapped.fit(
         training_batches(films, config, epoch=config.epochs),
         steps_per_epoch=steps,
         epochs=epochs,
-        callbacks=[sparsity_api.UpdatePruningStep()],
+        callbacks=[sparsity_api.UpdatePruningStep(), average],
         verbose=2,
     )
+    # the average still remembers weights from before they were pruned; the last weights know which
+    pairs = zip(read_weights(wrapped), average.weights(), strict=True)
+    write_weights(wrapped, [np.where(last == 0, 0, mean) for last, mean in pairs])
     return _strip(wrapped, config)
 
 

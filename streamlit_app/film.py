@@ -22,7 +22,7 @@ SAMPLES = {
     "Pneumonia 2": "pneumonia_2.png",
 }
 SAMPLES_DIR = Path(__file__).resolve().parent / "samples"
-SAMPLE_PX = 86  # four stand in a row on a phone
+SAMPLE_PX = 82  # four stand in a row on a phone
 SHOWN_PX = 1024  # the longer side on the page; larger films would only be slow to send
 
 
@@ -101,7 +101,8 @@ def show(pixels: np.ndarray, prediction: Prediction, card: ModelCard) -> float:
     rows, columns = prediction.evidence.shape
     st.caption(
         f"Color shows where evidence for pneumonia came from, on a scale that is the same for every "
-        f"film. The map has {rows} x {columns} cells: it points to a region, not to a lesion."
+        f"film. The map has {rows} x {columns} cells: it points to a region, not to a lesion, and may "
+        "lie outside the lungs, where the framing of a film gave the answer away."
     )
     return overlay_ms
 

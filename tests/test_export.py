@@ -79,7 +79,7 @@ def test_weights_decide_the_map(model, film):
 def exported(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("models")
     (out / "README.md").write_text("# Models\n<!-- table: start -->old<!-- table: end -->\nafter\n")
-    reports = export(run, ExportConfig(epochs=1))
+    reports = export(run, ExportConfig(sparsity=0.5, epochs=1))
     write_models(out, reports, format_table(reports))
     return out, reports
 

@@ -4,6 +4,9 @@ The published run::
 
     python -m training.train --data data/chest_xray --weights efficientnetb0_imagenet_notop.h5
 
+takes 32 minutes on two CPU cores (160 px, 27 films a second) and reaches a validation AUROC of .9965,
+.9977 under stress, and .989 on the official test split, with an accuracy of .963 there.
+
 Output in ``runs/<name>/``: config.json, history.csv, metrics.json, best_weights.h5, learning curves,
 confusion matrix and ROC of the validation patients, and checkpoints that ``--resume`` continues.
 """
