@@ -54,8 +54,8 @@ def compare(film: Film) -> None:
         st.table(table.T)
         chart = pd.DataFrame({"model": MODEL_NAMES, "median inference, ms": medians})
         st.altair_chart(
-            alt.Chart(chart, height=90)
-            .mark_bar(size=16, color="#0f7b8a")
+            alt.Chart(chart, height=150)
+            .mark_bar(color="#0f7b8a")
             .encode(x="median inference, ms", y=alt.Y("model", title=None))
         )
         st.caption(
