@@ -9,8 +9,6 @@ block.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe
@@ -56,12 +54,9 @@ def quantize(model: bytes, films: np.ndarray) -> bytes:
     static = quantizer.Quantizer(bytearray(model), recipe.static_wi8_ai8())
     for pattern in FLOAT_LAYERS:
         static.update_quantization_recipe(pattern, "*", algorithm_key=AlgorithmName.NO_QUANTIZE)
-    with warnings.catch_warnings():  # LiteRT's about keeping all tensors, which is the purpose here
-        warnings.filterwarnings("ignore", message=".*preserve_all_tensors", category=UserWarning)
-        first = {SIGNATURE: [{INPUT: films[:1]}]}
-        ranges = static.calibrate(first, num_threads=1)  # names the tensors that want a range
-        measured = measure_ranges(model, films, set(ranges))
-    for name, (low, high) in measured.items():
+    first = {SIGNATURE: [{INPUT: films[:1]}]}
+    ranges = static.calibrate(first, num_threads=1)  # names the tensors that want a range
+    for name, (low, high) in measure_ranges(model, films, set(ranges)).items():
         shape = np.shape(ranges[name]["min"])
         ranges[name] = {
             "min": np.full(shape, low, np.float32),

@@ -79,7 +79,10 @@ def test_weights_decide_the_map(model, film):
 def exported(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("models")
     (out / "README.md").write_text("# Models\n<!-- table: start -->old<!-- table: end -->\nafter\n")
-    reports = export(run, ExportConfig(sparsity=0.5, epochs=1))
+    with pytest.MonkeyPatch.context() as patch:
+        # an untrained network ranks a dozen films by chance, int8 by another; the gate has its own test
+        patch.setattr("export.validate.MAX_AUROC_LOSS", 1.0)
+        reports = export(run, ExportConfig(sparsity=0.5, epochs=1))
     write_models(out, reports, format_table(reports))
     return out, reports
 
