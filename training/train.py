@@ -51,7 +51,7 @@ class TrainConfig:
     weights: str = "efficientnetb0_imagenet_notop.h5"  # FILE.h5, imagenet (download), or none
     padding: str = "torchvision"  # keras with --weights imagenet; see build_model
     backbone: str = "efficientnet_b0"
-    image_size: int = 160  # px; finer input feeds the sharpness shortcut (models/README.md)
+    image_size: int = 160  # px; 224 validated alike at twice the cost (models/README.md)
     film_size: int = 224  # px; what augmentation crops from
     batch_size: int = 32
     head_epochs: int = 1

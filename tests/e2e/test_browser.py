@@ -61,6 +61,7 @@ def test_upload_gets_a_verdict(url, browser, name, width, scheme):
     verdict = page.get_by_role("heading", name=re.compile(r"^Pneumonia likely\s+(over )?0\.\d\d$"))
     verdict.wait_for(timeout=60_000)
     page.get_by_role("heading", name=re.compile("from file to picture")).wait_for(timeout=60_000)
+    page.get_by_text("Compare float32 and int8 on this film").wait_for(state="attached")
     film = page.get_by_test_id("stImage").last.locator("img")
     film.wait_for()
     page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
