@@ -52,6 +52,7 @@ def prune(
     """
     if sparsity == 0:
         return model
+    tf_keras.utils.set_random_seed(config.seed)
     films = load_split(config.data, "train", config.film_size)
     steps = count_steps(films, config)
     schedule = sparsity_api.PolynomialDecay(
