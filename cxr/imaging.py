@@ -157,7 +157,7 @@ def _to_gray(image: Image.Image) -> np.ndarray:
 
 
 def _scale_to_uint8(deep: np.ndarray) -> np.ndarray:
-    """Scale between percentiles, a band of rows at a time: a large film must not cost gigabytes."""
+    """Scale as ``read_image`` says, a band of rows at a time: a large film must not cost gigabytes."""
     step = max(deep.size // PERCENTILE_SAMPLE, 1)
     sample = deep.ravel()[::step].astype(np.float64)
     sample = sample[np.isfinite(sample)]

@@ -23,6 +23,7 @@ SAMPLES = {
 }
 SAMPLES_DIR = Path(__file__).resolve().parent / "samples"
 SAMPLE_PX = 82  # four stand in a row on a phone
+OPACITY_PERCENT = 60
 SHOWN_PX = 1024  # the longer side on the page; larger films would only be slow to send
 
 
@@ -90,14 +91,14 @@ def decode(source: bytes) -> Film:
 
 def show(pixels: np.ndarray, prediction: Prediction, card: ModelCard) -> float:
     """Draw the film under its evidence. Returns the time that the overlay took, ms."""
-    opacity = st.session_state.get("opacity", 60) / 100
+    opacity = st.session_state.get("opacity", OPACITY_PERCENT) / 100
     start = time.perf_counter()
     shown = Image.fromarray(pixels)
     shown.thumbnail((SHOWN_PX, SHOWN_PX))
     overlay = overlay_evidence(np.asarray(shown), prediction.evidence, card.evidence_scale, opacity)
     overlay_ms = (time.perf_counter() - start) * 1e3
     st.image(overlay, width="stretch")
-    st.slider("Evidence opacity (%)", 0, 100, 60, 5, key="opacity")
+    st.slider("Evidence opacity (%)", 0, 100, OPACITY_PERCENT, 5, key="opacity")
     rows, columns = prediction.evidence.shape
     st.caption(
         f"Color shows where evidence for pneumonia came from, on a scale that is the same for every "
