@@ -19,7 +19,7 @@ MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 MODEL_NAMES = ("int8", "float32")
 SIGNATURE = "serving_default"
 INPUT = "image"
-OUTPUTS = ("logit", "evidence", "embedding")
+OUTPUTS = ("logit", "cause", "evidence", "embedding")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,11 @@ class Prediction:
     Attributes:
         label: NORMAL or PNEUMONIA, by the card's threshold.
         probability: calibrated, 0..1, for the card's prevalence.
+        uncertain: whether the probability lies in the card's uncertain band.
+        viral_probability: that the pneumonia is viral and not bacterial, calibrated for as many of the
+            one as of the other, 0..1; None where the label is NORMAL or the card gives no cause.
         logit: log-odds before calibration.
+        cause: log-odds of a virus given pneumonia, before calibration.
         evidence: float32 (h, w), class activation map in log-odds; its mean is the logit.
         embedding: float32 (1280,), pooled features.
         latency_ms: ``preprocess`` and ``inference``, wall time.
@@ -37,7 +41,10 @@ class Prediction:
 
     label: str
     probability: float
+    uncertain: bool
+    viral_probability: float | None
     logit: float
+    cause: float
     evidence: np.ndarray
     embedding: np.ndarray
     latency_ms: dict[str, float]
@@ -104,12 +111,21 @@ class Classifier:
             locked = time.perf_counter()
             output = self._runner(**{INPUT: image})
             done = time.perf_counter()
+        card = self.card
         logit = float(output["logit"][0, 0])
-        probability = _sigmoid(logit / self.card.temperature + self.card.offset)
+        probability = _sigmoid(logit / card.temperature + card.offset)
+        is_positive = probability >= card.threshold
+        cause = float(output["cause"][0, 0])
+        viral = None
+        if is_positive and card.cause:
+            viral = _sigmoid(cause / card.cause["temperature"] + card.cause["offset"])
         return Prediction(
-            label=self.card.labels[probability >= self.card.threshold],
+            label=card.labels[is_positive],
             probability=probability,
+            uncertain=card.uncertain[0] <= probability <= card.uncertain[1],
+            viral_probability=viral,
             logit=logit,
+            cause=cause,
             evidence=output["evidence"][0, :, :, 0],
             embedding=output["embedding"][0],
             latency_ms={
@@ -141,6 +157,7 @@ def _check_signature(runner, input_size: int) -> None:
     expected = {
         INPUT: (np.uint8, (1, input_size, input_size, 1)),
         "logit": (np.float32, (1, 1)),
+        "cause": (np.float32, (1, 1)),
         "evidence": (np.float32, (1, side, side, 1)),
         "embedding": (np.float32, (1, None)),
     }

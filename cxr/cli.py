@@ -25,6 +25,8 @@ COLUMNS = (
     "label",
     "probability",
     "threshold",
+    "uncertain",
+    "viral_probability",
     "novelty",
     "screening",
     "latency_ms",
@@ -110,10 +112,13 @@ def _score(classifier: Classifier, path: Path) -> Row:
         prediction = classifier.predict(read_image(path))
     except InvalidImageError as error:
         return row | {"error": str(error)}
+    viral = prediction.viral_probability
     return row | {
         "label": prediction.label,
         "probability": round(prediction.probability, 6),
         "threshold": classifier.card.threshold,
+        "uncertain": prediction.uncertain,
+        "viral_probability": viral if viral is None else round(viral, 6),
         "latency_ms": round((time.perf_counter() - start) * 1e3, 3),
     }
 
@@ -145,13 +150,14 @@ def _info(args: argparse.Namespace) -> int:
     print(f"calibration     sigmoid(logit / {card.temperature:.4f} + {card.offset:.4f})")
     print(f"prevalence      {card.prevalence:g}, which the probability assumes")
     print(f"threshold       {card.threshold:g}")
+    print(f"uncertain       {card.uncertain[0]:.3f} .. {card.uncertain[1]:.3f}")
     print(f"size            {card.size_bytes:,} bytes, sha256 {card.sha256}")
     for split, metrics in card.metrics.items():
         print(f"{split} ({metrics['films']} films)")
         for name, m in metrics.items():
             if name != "films":
                 interval = f"95 % interval {m['low']:.4f} .. {m['high']:.4f}"
-                print(f"  {name:13} {m['value']:.4f}  ({interval})")
+                print(f"  {name:17} {m['value']:.4f}  ({interval})")
     print("provenance")
     for key, value in card.provenance.items():
         print(f"  {key:13} {value if isinstance(value, str) else json.dumps(value)}")

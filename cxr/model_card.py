@@ -18,7 +18,8 @@ class ModelCard:
     """``models/<name>.json``.
 
     A probability is ``sigmoid(logit / temperature + offset)`` and the label is PNEUMONIA where it
-    reaches ``threshold``.
+    reaches ``threshold``. Within ``uncertain`` it is not to be relied on: on validation patients a
+    stated share of the films with pneumonia lies below that band, and of the normal ones above it.
     """
 
     name: str
@@ -29,6 +30,8 @@ class ModelCard:
     offset: float  # log-odds
     prevalence: float  # share of PNEUMONIA that the probability assumes
     threshold: float  # probability
+    uncertain: tuple[float, float]  # probabilities, lowest and highest of the band
+    cause: dict[str, float] | None  # temperature and offset of the cause; null where it is not given
     evidence_scale: float  # log-odds a cell that draws at full color
     metrics: dict[str, dict[str, Any]]  # split -> metric -> value, low, high (95 % interval); films
     novelty: dict[str, Any] | None  # statistics of the screening, null before there is one
@@ -63,7 +66,7 @@ class ModelCard:
         problem = _find_problem(values)
         if problem:
             raise InvalidModelError(f"Received a card {path.name} whose {problem}.")
-        return cls(**values | {"labels": tuple(values["labels"])})
+        return cls(**values | {name: tuple(values[name]) for name in ("labels", "uncertain")})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the card as indented JSON."""
@@ -80,7 +83,7 @@ def _find_problem(card: dict[str, Any]) -> str | None:
     def is_text(value: Any) -> bool:
         return isinstance(value, str)
 
-    labels = card["labels"]
+    labels, uncertain, cause = card["labels"], card["uncertain"], card["cause"]
     rules = {
         "labels": ("two strings", isinstance(labels, list) and [*map(is_text, labels)] == [True] * 2),
         "input_size": (
@@ -91,6 +94,22 @@ def _find_problem(card: dict[str, Any]) -> str | None:
         "offset": ("a number", is_number(card["offset"])),
         "prevalence": ("in 0..1", is_number(card["prevalence"]) and 0 < card["prevalence"] < 1),
         "threshold": ("in 0..1", is_number(card["threshold"]) and 0 < card["threshold"] < 1),
+        "uncertain": (
+            "two probabilities, the lower first",
+            isinstance(uncertain, list)
+            and [*map(is_number, uncertain)] == [True] * 2
+            and 0 <= uncertain[0] <= uncertain[1] <= 1,
+        ),
+        "cause": (
+            "null, or a temperature above 0 and an offset",
+            cause is None
+            or (
+                isinstance(cause, dict)
+                and set(cause) == {"temperature", "offset"}
+                and all(map(is_number, cause.values()))
+                and cause["temperature"] > 0
+            ),
+        ),
         "evidence_scale": ("above 0", is_number(card["evidence_scale"]) and card["evidence_scale"] > 0),
         "metrics": ("an object", isinstance(card["metrics"], dict)),
         "provenance": ("an object", isinstance(card["provenance"], dict)),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 
 import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
-from training.model import FEATURES_LAYER, LOGIT_LAYER
+from training.model import CAUSE_LAYER, LOGIT_LAYER, POOLED_LAYER
 
 
 def build_export_model(model: tf_keras.Model) -> tf_keras.Model:
-    """The three outputs of the contract on a trained model's weights.
+    """The four outputs of the contract on a trained model's weights.
 
     With global average pooling and one Dense unit, the Dense kernel used as a 1x1 convolution gives
     the class activation map, and its mean over cells is the logit (Zhou et al. 2016): exact, no
@@ -22,22 +24,32 @@ def build_export_model(model: tf_keras.Model) -> tf_keras.Model:
         model: of ``training.model.build_model``.
 
     Returns:
-        float32 (B, S, S, 1) to ``logit`` (B, 1), ``evidence`` (B, S/32, S/32, 1) and ``embedding``
-        (B, C), float32 all.
+        float32 (B, S, S, 1) to ``logit`` (B, 1), ``cause`` (B, 1), ``evidence`` (B, S/32, S/32, 1) and
+        ``embedding`` (B, C), float32 all.
     """
-    features = model.get_layer(FEATURES_LAYER).output
+    features = model.get_layer(POOLED_LAYER).input
     kernel, bias = model.get_layer(LOGIT_LAYER).get_weights()
     head = layers.Conv2D(1, 1, name="evidence")
     evidence = head(features)
     head.set_weights([kernel[None, None], bias])
     logit = layers.Lambda(lambda cells: tf.reduce_mean(cells, (1, 2)), name="logit")(evidence)
     embedding = layers.GlobalAveragePooling2D(name="embedding")(features)
-    outputs = {"logit": logit, "evidence": evidence, "embedding": embedding}
+    cause_head = layers.Dense(1, name="cause")
+    cause = cause_head(embedding)
+    cause_head.set_weights(model.get_layer(CAUSE_LAYER).get_weights())
+    outputs = {"logit": logit, "cause": cause, "evidence": evidence, "embedding": embedding}
     return tf_keras.Model(model.input, outputs)
 
 
 def to_tflite(model: tf_keras.Model) -> bytes:
     """Convert to float32 .tflite: input ``image`` uint8 (1, S, S, 1), signature ``serving_default``."""
+    with save_with_signature(model) as folder:
+        return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+
+
+@contextlib.contextmanager
+def save_with_signature(model: tf_keras.Model) -> Iterator[str]:
+    """A temporary SavedModel of the contract's signature."""
     export_model = build_export_model(model)
     side = model.input_shape[1]
 
@@ -47,4 +59,4 @@ def to_tflite(model: tf_keras.Model) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(export_model, folder, signatures={"serving_default": serve})
-        return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        yield folder

@@ -7,28 +7,23 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 from tf_keras import layers
 
+from export.fake_quantization import fake_quantize
+from export.quantize import Range
 from training.averaging import WeightAverage, read_weights, write_weights
+from training.batches import count_steps, training_batches
+from training.config import TrainConfig
 from training.dataset import load_split
-from training.model import set_trainable
-from training.train import (
-    TrainConfig,
-    build_from,
-    compile_model,
-    count_steps,
-    training_batches,
-)
+from training.model import build_from, set_trainable
+from training.optimization import compile_model
 
 sparsity_api = tfmot.sparsity.keras
 
 
 def is_pruned(layer: layers.Layer) -> bool:
-    """The 1x1 convolutions of the blocks: nine tenths of the weights. The stem, the depthwise and
-    the squeeze-excite convolutions are small and fragile, and stay dense."""
-    return (
-        isinstance(layer, layers.Conv2D)
-        and layer.name.endswith(("expand_conv", "project_conv", "top_conv"))
-        and "_se_" not in layer.name
-    )
+    """The 1x1 convolutions of the blocks: nine tenths of EfficientNet's weights. The stem, the depthwise
+    and the squeeze-excite convolutions are small and fragile, and stay dense."""
+    is_pointwise = type(layer) is layers.Conv2D and layer.kernel_size == (1, 1)
+    return is_pointwise and "_se_" not in layer.name
 
 
 def prune(
@@ -37,21 +32,28 @@ def prune(
     sparsity: float,
     epochs: int,
     learning_rate: float,
+    ranges: dict[str, list[Range]] | None = None,
 ) -> tf_keras.Model:
     """Raise sparsity from 0 to its final value over the first half of a fine-tune, then recover.
 
     Args:
         model: a trained model of ``build_model``; its layers are reused and change with it.
         config: of the run that trained it; names the data and the batches.
-        sparsity: share of zeros in each pruned kernel, 0..1; 0 returns the model as it is.
+        sparsity: share of zeros in each pruned kernel, 0..1.
         epochs: of fine-tuning, as the run counts them.
         learning_rate: peak of the fine-tune.
+        ranges: activations to round as int8 will, of ``measure_activation_ranges``; None for none.
 
     Returns:
         A model of ``build_model`` without pruning wrappers.
+
+    Raises:
+        ValueError: if the network has nothing to prune.
     """
-    if sparsity == 0:
-        return model
+    if sparsity > 0 and not any(map(is_pruned, model.layers)):
+        raise ValueError(
+            f"received sparsity {sparsity} for {model.name}, which has no 1x1 kernels; accepted is 0"
+        )
     tf_keras.utils.set_random_seed(config.seed)
     films = load_split(config.data, "train", config.film_size)
     steps = count_steps(films, config)
@@ -64,11 +66,11 @@ def prune(
     )
 
     def wrap(layer: layers.Layer) -> layers.Layer:
-        if is_pruned(layer):
+        if sparsity > 0 and is_pruned(layer):
             return sparsity_api.prune_low_magnitude(layer, pruning_schedule=schedule)
-        return layer
+        return fake_quantize(layer, ranges or {}) or layer
 
-    set_trainable(model, backbone=True)
+    set_trainable(model, True, config.freeze_until, config.freeze_norms)
     wrapped = tf_keras.models.clone_model(model, clone_function=wrap)
     compile_model(wrapped, config, learning_rate, steps * epochs)
     average = WeightAverage(wrapped, config.average_steps)
@@ -76,7 +78,7 @@ def prune(
         training_batches(films, config, epoch=config.epochs),
         steps_per_epoch=steps,
         epochs=epochs,
-        callbacks=[sparsity_api.UpdatePruningStep(), average],
+        callbacks=[*([sparsity_api.UpdatePruningStep()] if sparsity > 0 else []), average],
         verbose=2,
     )
     # the average still remembers weights from before they were pruned; the last weights know which
@@ -88,6 +90,8 @@ def prune(
 def measure_sparsity(model: tf_keras.Model) -> float:
     """Share of zeros among the weights of the pruned kernels, 0..1."""
     kernels = [layer.get_weights()[0] for layer in model.layers if is_pruned(layer)]
+    if not kernels:
+        return 0.0
     return float(sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels))
 
 

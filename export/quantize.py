@@ -9,6 +9,8 @@ block.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe
@@ -20,10 +22,12 @@ from training.dataset import load_films
 CALIBRATION_FILMS = 256
 RANGE_PERCENTILES = (0.02, 99.98)
 FLOAT_LAYERS = (
-    "StatefulPartitionedCall.*",  # logit, evidence and embedding
+    "StatefulPartitionedCall.*",  # logit, cause, evidence and embedding
     ".*/(rescaling|normalization|stem_|block1a_).*",
 )
 SAMPLES_PER_FILM = 2048  # values kept of each tensor
+
+Range = tuple[float, float]
 
 
 def choose_calibration_films(data: str, image_size: int, count: int = CALIBRATION_FILMS) -> np.ndarray:
@@ -38,25 +42,37 @@ def choose_calibration_films(data: str, image_size: int, count: int = CALIBRATIO
     for label in (0, 1):
         members = np.flatnonzero(films.labels == label)
         chosen.append(rng.permutation(members)[: count // 2])
-    return films.images[np.concatenate(chosen)]
+    return films.images[rng.permutation(np.concatenate(chosen))]
 
 
-def quantize(model: bytes, films: np.ndarray) -> bytes:
+def percentile_range(values: np.ndarray) -> Range:
+    """The range between ``RANGE_PERCENTILES`` of float (N,)."""
+    return tuple(np.percentile(values, RANGE_PERCENTILES))
+
+
+def quantize(
+    model: bytes,
+    films: np.ndarray,
+    float_layers: Sequence[str] = FLOAT_LAYERS,
+    choose_range: Callable[[np.ndarray], Range] = percentile_range,
+) -> bytes:
     """Quantize a float32 .tflite of ``to_tflite``.
 
     Args:
         model: the float32 flatbuffer.
         films: uint8 (N, S, S, 1), what activations are calibrated on.
+        float_layers: regular expressions of the tensors that stay float.
+        choose_range: from the values of an activation to the range that gets the 256 levels.
 
     Returns:
         The int8 flatbuffer, with the same signature.
     """
     static = quantizer.Quantizer(bytearray(model), recipe.static_wi8_ai8())
-    for pattern in FLOAT_LAYERS:
+    for pattern in float_layers:
         static.update_quantization_recipe(pattern, "*", algorithm_key=AlgorithmName.NO_QUANTIZE)
-    first = {SIGNATURE: [{INPUT: films[:1]}]}
-    ranges = static.calibrate(first, num_threads=1)  # names the tensors that want a range
-    for name, (low, high) in measure_ranges(model, films, set(ranges)).items():
+    ranges = find_activations(static, films)
+    for name, values in sample_activations(model, films, set(ranges)).items():
+        low, high = choose_range(values)
         shape = np.shape(ranges[name]["min"])
         ranges[name] = {
             "min": np.full(shape, low, np.float32),
@@ -65,13 +81,21 @@ def quantize(model: bytes, films: np.ndarray) -> bytes:
     return bytes(static.quantize(ranges, enable_progress_report=False).quantized_model)
 
 
-def measure_ranges(model: bytes, films: np.ndarray, names: set[str]) -> dict[str, tuple[float, float]]:
-    """The activation range of each float tensor between ``RANGE_PERCENTILES`` over all films.
+def find_activations(static: quantizer.Quantizer, films: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """The tensors that want a range, by name, with that of the first film."""
+    return static.calibrate({SIGNATURE: [{INPUT: films[:1]}]}, num_threads=1)
+
+
+def sample_activations(model: bytes, films: np.ndarray, names: set[str]) -> dict[str, np.ndarray]:
+    """Values of each float32 activation over all films, at most ``SAMPLES_PER_FILM`` a film.
 
     Args:
         model: a float32 flatbuffer.
         films: uint8 (N, S, S, 1).
-        names: tensors to measure; those that are no float32 activations are left out.
+        names: tensors to sample; those that are no float32 activations are left out.
+
+    Returns:
+        float32 (M,) by tensor name.
     """
     interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
@@ -91,7 +115,4 @@ def measure_ranges(model: bytes, films: np.ndarray, names: set[str]) -> dict[str
             if values.size > SAMPLES_PER_FILM:
                 values = values[rng.integers(0, values.size, SAMPLES_PER_FILM)]
             samples[name].append(values)
-    return {
-        name: tuple(np.percentile(np.concatenate(values), RANGE_PERCENTILES))
-        for name, values in samples.items()
-    }
+    return {name: np.concatenate(values) for name, values in samples.items()}

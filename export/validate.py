@@ -11,14 +11,23 @@ from typing import Any
 import numpy as np
 
 from cxr.classifier import Classifier
+from cxr.imaging import read_image
 from cxr.latency import measure_latency
 from cxr.model_card import ModelCard
-from training.dataset import LABELS, Films
-from training.evaluate import THRESHOLD, calibrate, fit_calibration, metrics_with_intervals
-from training.train import Validation
+from training.dataset import LABELS, Films, list_labelled
+from training.evaluate import (
+    THRESHOLD,
+    Calibration,
+    auroc_with_interval,
+    calibrate,
+    fit_calibration,
+)
+from training.explanation import map_correlation
+from training.validation import Validation
 
 MAX_AUROC_LOSS = 0.01
 PREVALENCE = 0.5  # fit_calibration weights both classes alike
+MIN_CAUSE_AUROC = 0.85  # on the test split: a cause told apart worse than that is not given to users
 EVIDENCE_PERCENTILE = 95.0  # of the cells of validation PNEUMONIA films: drawn at full color
 TABLE_START, TABLE_END = "<!-- table: start -->", "<!-- table: end -->"
 
@@ -29,11 +38,13 @@ class QuantizationError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A measured model: the flatbuffer, its card, its logits float64 (N,) on the test films."""
+    """A measured model: the flatbuffer, its card, and on the test films its logits float64 (N,) and
+    evidence float32 (N, h, w)."""
 
     model: bytes
     card: ModelCard
     test_logits: np.ndarray
+    test_evidence: np.ndarray
 
     @property
     def validation_auroc(self) -> float:
@@ -47,27 +58,19 @@ class Report:
         return calibrate(self.test_logits, card.temperature, card.offset) >= card.threshold
 
 
-def measure_model(
-    model: bytes, variant: str, provenance: dict[str, Any], validation: Validation, test: Films
-) -> Report:
-    """Calibrate on the validation patients, plain and stressed, then measure on every split.
-
-    Args:
-        model: a flatbuffer of the contract.
-        variant: float32 or int8.
-        provenance: how it was made, for the card.
-        validation: what calibration and evidence scale come from.
-        test: what is reported and decides nothing.
-    """
-    card = ModelCard(
+def blank_card(model: bytes, variant: str, input_size: int, provenance: dict[str, Any]) -> ModelCard:
+    """The card of a model that has not been calibrated or measured."""
+    return ModelCard(
         name=f"pneumonia_{variant}",
         variant=variant,
         labels=LABELS,
-        input_size=validation.films.images.shape[1],
+        input_size=input_size,
         temperature=1.0,
         offset=0.0,
         prevalence=PREVALENCE,
         threshold=THRESHOLD,
+        uncertain=(THRESHOLD, THRESHOLD),
+        cause=None,
         evidence_scale=1.0,
         metrics={},
         novelty=None,
@@ -75,31 +78,67 @@ def measure_model(
         sha256=hashlib.sha256(model).hexdigest(),
         size_bytes=len(model),
     )
+
+
+def measure_model(
+    model: bytes,
+    variant: str,
+    provenance: dict[str, Any],
+    validation: Validation,
+    test: Films,
+    elsewhere: Path | None = None,
+) -> Report:
+    """Calibrate on the validation patients, then measure on every split.
+
+    Args:
+        model: a flatbuffer of the contract.
+        variant: float32 or int8.
+        provenance: how it was made, for the card.
+        validation: what calibration and evidence scale come from.
+        test: what is reported. It decides nothing but whether the cause is good enough to be shown.
+        elsewhere: a folder of labelled films of another hospital, likewise.
+    """
+    card = blank_card(model, variant, validation.films.images.shape[1], provenance)
     classifier = Classifier(model, card, num_threads=1)
-    clean, evidence = _score(classifier, validation.films.images)
-    stressed, _ = _score(classifier, validation.stressed)
-    test_logits, _ = _score(classifier, test.images)
+    plain, stressed, tested = (
+        score(classifier, images)
+        for images in (validation.films.images, validation.stressed, test.images)
+    )
     labels = validation.films.labels
-    temperature, offset = fit_calibration(
-        np.concatenate([clean, stressed]), np.concatenate([labels, labels])
-    )
-    splits = {
-        "validation": (clean, labels, validation.films.patients),
-        "stress": (stressed, labels, validation.films.patients),
-        "test": (test_logits, test.labels, test.patients),
-    }
+    calibration = Calibration.fit(plain.logits, stressed.logits, labels)
     metrics = {
-        name: {
-            "films": len(y),
-            **metrics_with_intervals(y, calibrate(z, temperature, offset), THRESHOLD, patients),
-        }
-        for name, (z, y, patients) in splits.items()
+        "validation": _measure(calibration, plain, validation.films),
+        "stress": _measure(calibration, stressed, validation.films),
+        "test": _measure(calibration, tested, test),
     }
-    scale = max(float(np.percentile(evidence[labels == 1], EVIDENCE_PERCENTILE)), 1e-3)
+    if elsewhere:
+        films = list_labelled(elsewhere, "test")
+        logits = np.array([classifier.predict(read_image(path)).logit for path, _, _ in films])
+        others, patients = np.array([label for _, label, _ in films]), [name for _, _, name in films]
+        metrics["elsewhere"] = {"films": len(films), **calibration.measure(others, logits, patients)}
+    sick = labels == 1
+    temperature, offset = fit_calibration(plain.causes[sick], validation.films.series[sick] == "virus")
+    scale = max(float(np.percentile(plain.evidence[labels == 1], EVIDENCE_PERCENTILE)), 1e-3)
     card = dataclasses.replace(
-        card, temperature=temperature, offset=offset, evidence_scale=scale, metrics=metrics
+        card,
+        temperature=calibration.temperature,
+        offset=calibration.offset,
+        uncertain=calibration.uncertain,
+        cause={"temperature": temperature, "offset": offset},
+        evidence_scale=scale,
+        metrics=metrics,
     )
-    return Report(model, card, test_logits)
+    return Report(model, card, tested.logits, tested.evidence)
+
+
+def gate_cause(reports: dict[str, Report]) -> dict[str, Report]:
+    """The reports as they are where every model tells the cause well enough, else without it."""
+    if all(r.card.metrics["test"]["cause_auroc"]["value"] >= MIN_CAUSE_AUROC for r in reports.values()):
+        return reports
+    return {
+        name: dataclasses.replace(report, card=dataclasses.replace(report.card, cause=None))
+        for name, report in reports.items()
+    }
 
 
 def check_loss(float32_auroc: float, int8_auroc: float) -> None:
@@ -124,8 +163,8 @@ def format_table(reports: dict[str, Report]) -> str:
     reference = reports["float32"]
     lines = [
         "| model | size | gzipped | latency / float32 | validation AUROC | stress AUROC | test AUROC "
-        "| test accuracy | test sensitivity | test specificity | labels as float32 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| test accuracy | test sensitivity | test specificity | labels as float32 | map correlation |",
+        "|---" * 12 + "|",
     ]
     for name, report in reports.items():
         metrics = report.card.metrics
@@ -141,6 +180,7 @@ def format_table(reports: dict[str, Report]) -> str:
                 for m in (metrics["test"][k] for k in ("auroc", "accuracy", "sensitivity", "specificity"))
             ),
             f"{agreement:.1%}",
+            f"{map_correlation(report.test_evidence, reference.test_evidence):.3f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -166,7 +206,31 @@ def write_models(out: Path, reports: dict[str, Report], table: str) -> None:
     readme.write_text(f"{before}{TABLE_START}\n{table}\n{TABLE_END}{after}")
 
 
-def _score(classifier: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits float64 (N,) and evidence float32 (N, h, w), film by film as users run it."""
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Logits and causes float64 (N,), evidence float32 (N, h, w)."""
+
+    logits: np.ndarray
+    causes: np.ndarray
+    evidence: np.ndarray
+
+
+def score(classifier: Classifier, images: np.ndarray) -> Scores:
+    """Film by film, as users run it."""
     predictions = [classifier.predict(image[..., 0]) for image in images]
-    return np.array([p.logit for p in predictions]), np.stack([p.evidence for p in predictions])
+    return Scores(
+        np.array([p.logit for p in predictions]),
+        np.array([p.cause for p in predictions]),
+        np.stack([p.evidence for p in predictions]),
+    )
+
+
+def _measure(calibration: Calibration, scores: Scores, films: Films) -> dict[str, Any]:
+    """Metrics of a split of the data set, the cause's AUROC among them."""
+    sick = films.labels == 1
+    viral, patients = films.series[sick] == "virus", np.array(films.patients)
+    return {
+        "films": len(films.labels),
+        **calibration.measure(films.labels, scores.logits, films.patients),
+        "cause_auroc": auroc_with_interval(viral, scores.causes[sick], patients[sick]),
+    }

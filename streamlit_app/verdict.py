@@ -13,8 +13,9 @@ def show(prediction: Prediction, card: ModelCard) -> None:
     """The verdict, its probability and the threshold: what one look gives."""
     is_positive = prediction.label == card.labels[1]
     verdict = "Pneumonia likely" if is_positive else "Pneumonia unlikely"
-    st.subheader(f"{verdict} &ensp; {format_probability(prediction.probability)}", anchor=False)
-    st.altair_chart(_draw_bar(prediction.probability, card.threshold))
+    badge = " &ensp; :orange-badge[Uncertain]" if prediction.uncertain else ""
+    st.subheader(f"{verdict} &ensp; {format_probability(prediction.probability)}{badge}", anchor=False)
+    st.altair_chart(_draw_bar(prediction.probability, card))
 
 
 def format_probability(probability: float) -> str:
@@ -31,6 +32,13 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
     is_positive = prediction.label == card.labels[1]
     side = "reaches" if is_positive else "stays below"
     test = card.metrics["test"]
+    if prediction.uncertain:
+        low, high = card.uncertain
+        st.markdown(
+            f"**Uncertain:** it lies between {low:.2f} and {high:.2f}, where the model is not to be "
+            f"relied on. Outside of that band were {test['certain']['value']:.0%} of the test films, and "
+            f"{test['certain_accuracy']['value']:.1%} of those were called right."
+        )
     st.markdown(
         f"The calibrated probability {side} the threshold of {card.threshold:.2f}. It assumes that "
         f"{card.prevalence:.0%} of the films show pneumonia; where fewer do, the true chance is lower."
@@ -40,19 +48,49 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
         f"pneumonia and cleared {test['specificity']['value']:.0%} of the normal ones among "
         f"{test['films']} films of other children of the same hospital (the official test split)."
     )
+    if prediction.viral_probability is not None:
+        cause, held_out = (card.metrics[split]["cause_auroc"] for split in ("test", "validation"))
+        st.markdown(
+            f"If it is pneumonia, a virus has a probability of {prediction.viral_probability:.2f} "
+            "against bacteria, where both are as frequent. The test films with pneumonia were told "
+            f"apart with an AUROC of {cause['value']:.2f} ({cause['low']:.2f} to {cause['high']:.2f}), "
+            f"those held out of training with {held_out['value']:.2f}."
+        )
     st.caption(
-        "The model learned from children of 1 to 5 years, of one hospital. On films from elsewhere, and "
-        "on adults, its score is worth little."
+        f"The model learned from children of 1 to 5 years, of one hospital. {_tell_elsewhere(card)}"
     )
 
 
-def _draw_bar(probability: float, threshold: float) -> alt.LayerChart:
+def _tell_elsewhere(card: ModelCard) -> str:
+    if "elsewhere" not in card.metrics:
+        return "On films from elsewhere, and on adults, it has not been measured."
+    metrics = card.metrics["elsewhere"]
+    auroc, sensitivity, specificity = (metrics[k] for k in ("auroc", "sensitivity", "specificity"))
+    return (
+        f"On {metrics['films']} films from elsewhere ({card.provenance['elsewhere'].replace('_', ' ')}) "
+        f"the AUROC is {auroc['value']:.2f} ({auroc['low']:.2f} to {auroc['high']:.2f}), with "
+        f"{sensitivity['value']:.0%} of the films with pneumonia found and "
+        f"{specificity['value']:.0%} of the others cleared."
+    )
+
+
+def _draw_bar(probability: float, card: ModelCard) -> alt.LayerChart:
+    low, high = card.uncertain
     values = pd.DataFrame(
-        {"probability": [probability], "threshold": [threshold], "zero": [0.0], "one": [1.0]}
+        {
+            "probability": [probability],
+            "threshold": [card.threshold],
+            "low": [low],
+            "high": [high],
+            "zero": [0.0],
+            "one": [1.0],
+        }
     )
-    axis = alt.Axis(title="probability, and the threshold", values=[0, 0.5, 1], grid=False)
+    title = "probability, the threshold, and the uncertain band (gray)"
+    axis = alt.Axis(title=title, values=[0, 0.5, 1], grid=False)
     x = alt.X("zero", scale=alt.Scale(domain=[0, 1]), axis=axis)
     track = alt.Chart(values).mark_bar(size=14, opacity=0.25, color="#7a8a99").encode(x=x, x2="one")
     bar = alt.Chart(values).mark_bar(size=14, color="#0f7b8a").encode(x=x, x2="probability")
+    band = alt.Chart(values).mark_bar(size=30, opacity=0.3, color="#7a8a99").encode(x="low", x2="high")
     tick = alt.Chart(values).mark_tick(size=30, thickness=3, color="#d9722e").encode(x="threshold")
-    return alt.layer(track, bar, tick).properties(height=90)
+    return alt.layer(band, track, bar, tick).properties(height=90)

@@ -1,9 +1,12 @@
 """The page through streamlit's AppTest: every state that needs no browser."""
 
 import io
+import json
+import shutil
 
 import numpy as np
 import pytest
+import streamlit as st
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -79,6 +82,38 @@ def test_a_bad_file_gets_a_sentence(page, data):
     assert page.subheader
 
 
+def test_an_uncertain_film_is_said_to_be_one(tmp_path, monkeypatch):
+    """With a card whose band is all of 0..1."""
+    for name in cxr.classifier.MODEL_NAMES:
+        model = cxr.classifier.find_model(name)
+        shutil.copy(model, tmp_path)
+        card = json.loads(model.with_suffix(".json").read_text()) | {"uncertain": [0.0, 1.0]}
+        (tmp_path / model.name).with_suffix(".json").write_text(json.dumps(card))
+    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+    st.cache_resource.clear()
+    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    page.button(key="pneumonia_1.png").click().run()
+    st.cache_resource.clear()
+    assert not page.exception
+    assert "Uncertain" in page.subheader[0].value
+    assert any("not to be relied on" in " ".join(m.value.split()) for m in page.markdown)
+
+
+def test_the_cause_is_told_of_pneumonia_alone(page):
+    page.button(key="pneumonia_1.png").click().run()
+    assert any("a virus has a probability of" in m.value for m in page.markdown)
+    page.button(key="normal_1.png").click().run()
+    assert not any("virus" in m.value for m in page.markdown)
+
+
+def test_what_the_score_is_worth_elsewhere_is_said(page):
+    page.button(key="pneumonia_1.png").click().run()
+    elsewhere = cxr.Classifier.load("int8").card.metrics["elsewhere"]
+    said = " ".join(c.value for c in page.caption)
+    assert f"On {elsewhere['films']} films from elsewhere" in said
+    assert f"the AUROC is {elsewhere['auroc']['value']:.2f}" in said
+
+
 def test_model_and_thread_choice(page):
     page.button(key="pneumonia_1.png").click().run()
     page.radio(key="model").set_value("float32")
@@ -123,8 +158,6 @@ def test_model_facts_come_from_the_card(page):
 
 def test_a_missing_model_gets_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
-    import streamlit as st
-
     st.cache_resource.clear()
     page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
     assert not page.exception

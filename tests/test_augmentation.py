@@ -3,7 +3,7 @@ import pytest
 
 import training  # noqa: F401  before tensorflow
 from cxr import preprocess
-from training.augmentation import augment
+from training.augmentation import Augmentation, augment
 
 tf = pytest.importorskip("tensorflow")
 
@@ -14,7 +14,7 @@ def source(film):
 
 
 def draw(source, seed, **options):
-    return augment(source, 64, tf.constant([seed, 0]), **options).numpy()
+    return augment(source, 64, tf.constant([seed, 0]), Augmentation(**options)).numpy()
 
 
 def test_shape_range_and_repeatability(source):
@@ -33,7 +33,7 @@ def sharpness(image):
 def test_sharpness_and_gray_levels_give_nothing_away(source):
     """The shortcut is gone when the draw moves sharpness and blackness further than the classes lie
     apart: in the training split by half in sharpness and by 5 of 255 gray levels."""
-    images = [draw(source, seed, crop_area=(1.0, 1.0)) for seed in range(60)]
+    images = [draw(source, seed, crop_area=1.0) for seed in range(60)]
     sharp = np.array([sharpness(image) for image in images])
     assert np.percentile(sharp, 90) > 1.5 * np.percentile(sharp, 10)
     black = np.array([np.percentile(image, 5) for image in images])
@@ -53,7 +53,37 @@ def test_framing_varies_but_whole_frames_are_kept(source):
 
 
 def test_works_inside_tf_data(source):
+    every = Augmentation(convolution_share=0.5, border_share=0.5, copy_share=0.5)
     films = tf.data.Dataset.from_tensors(source).repeat(4).enumerate()
-    images = films.map(lambda i, film: augment(film, 64, tf.stack([tf.cast(i, tf.int32), 7])))
+    images = films.map(lambda i, film: augment(film, 64, tf.stack([tf.cast(i, tf.int32), 7]), every))
     shapes = {image.shape for image in images.as_numpy_iterator()}
     assert shapes == {(64, 64, 1)}
+
+
+STILL = {
+    "whole_frame_share": 1.0, "rotation_deg": 0.0, "style": 0.0, "convolution_share": 0.0,
+    "border_share": 0.0, "copy_share": 0.0,
+}  # fmt: skip
+
+
+def test_nothing_is_changed_when_nothing_is_drawn(source):
+    """But for a mirror image."""
+    image = draw(source, 1, **STILL)
+    plain = tf.image.resize(source, (64, 64), antialias=True).numpy()
+    assert min(np.abs(image - plain).max(), np.abs(image - plain[:, ::-1]).max()) < 0.01
+
+
+def test_a_covered_border_is_one_gray_and_the_middle_stays(source):
+    before = draw(source, 3, **STILL)
+    after = draw(source, 3, **STILL | {"border_share": 1.0})
+    changed = before != after
+    assert 0.05 < changed.mean() < 0.65
+    assert np.ptp(after[changed]) < 0.01
+    assert not changed[16:48, 16:48].any()
+
+
+def test_a_copy_loses_detail_and_keeps_the_film(source):
+    before = draw(source, 3, **STILL)
+    after = draw(source, 3, **STILL | {"copy_share": 1.0})
+    assert 0.5 < np.abs(before - after).mean() < 12
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.95

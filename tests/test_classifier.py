@@ -12,6 +12,10 @@ from cxr import Classifier, InvalidModelError, measure_latency, preprocess, read
 from cxr.classifier import MODEL_NAMES, MODELS_DIR
 from tests.conftest import SAMPLES
 
+METRICS = (
+    "auroc", "accuracy", "sensitivity", "specificity", "precision", "f1", "brier", "ece", "certain",
+    "certain_accuracy",
+)  # fmt: skip
 EXPECTED = json.loads((Path(__file__).parent / "expected_probabilities.json").read_text())
 
 
@@ -46,8 +50,21 @@ def test_prediction_is_consistent(classifier, film):
     odds = np.exp(prediction.logit / card.temperature + card.offset)
     assert prediction.probability == pytest.approx(odds / (1 + odds))
     assert prediction.label == card.labels[int(prediction.probability >= card.threshold)]
+    assert prediction.uncertain == (card.uncertain[0] <= prediction.probability <= card.uncertain[1])
     assert set(prediction.latency_ms) == {"preprocess", "inference"}
     assert all(ms > 0 for ms in prediction.latency_ms.values())
+
+
+def test_the_cause_is_told_of_pneumonia_alone(model_copy):
+    normal, pneumonia = (read_image(SAMPLES / f"{name}_1.png") for name in ("normal", "pneumonia"))
+    edit_card(model_copy, cause={"temperature": 2.0, "offset": 0.5})
+    classifier = Classifier.load(model_copy)
+    assert classifier.predict(normal).viral_probability is None
+    prediction = classifier.predict(pneumonia)
+    odds = np.exp(prediction.cause / 2.0 + 0.5)
+    assert prediction.viral_probability == pytest.approx(odds / (1 + odds))
+    edit_card(model_copy, cause=None)
+    assert Classifier.load(model_copy).predict(pneumonia).viral_probability is None
 
 
 def test_size_does_not_matter(classifier):
@@ -110,10 +127,11 @@ def test_cards_belong_to_the_contract(classifier):
     assert 0 < card.threshold < 1
     assert (MODELS_DIR / f"{card.name}.tflite").stat().st_size == card.size_bytes
     for split in ("validation", "stress", "test"):
-        for name in ("auroc", "accuracy", "sensitivity", "specificity", "precision", "f1"):
+        for name in METRICS:
             metric = card.metrics[split][name]
             assert 0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1
     assert card.metrics["test"]["films"] == 624
+    assert card.uncertain[0] <= card.threshold <= card.uncertain[1]
 
 
 def test_loads_a_file_with_its_card(model_copy, film):
@@ -136,6 +154,10 @@ def edit_card(model: Path, **changes) -> None:
         (lambda m: edit_card(m, surprise=1), "surprise"),
         (lambda m: edit_card(m, temperature=0), "temperature is 0; accepted is above 0"),
         (lambda m: edit_card(m, threshold="0.5"), "threshold is '0.5'"),
+        (lambda m: edit_card(m, uncertain=[0.6, 0.4]), "accepted is two probabilities"),
+        (lambda m: edit_card(m, uncertain=0.5), "accepted is two probabilities"),
+        (lambda m: edit_card(m, cause={"temperature": 0, "offset": 1}), "cause is"),
+        (lambda m: edit_card(m, cause={"offset": 1}), "cause is"),
         (lambda m: edit_card(m, labels=["NORMAL"]), "accepted is two strings"),
         (lambda m: edit_card(m, labels=None), "labels is None"),
         (lambda m: edit_card(m, input_size="160"), "accepted is a multiple of 32"),

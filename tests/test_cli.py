@@ -35,6 +35,8 @@ def test_json_is_one_object_a_line_and_nothing_else(folder, capfd):
     assert (normal["label"], pneumonia["label"]) == ("NORMAL", "PNEUMONIA")
     assert normal["probability"] < normal["threshold"] <= pneumonia["probability"]
     assert normal["latency_ms"] > 0
+    assert {normal["uncertain"], pneumonia["uncertain"]} <= {True, False}
+    assert normal["viral_probability"] is None
     assert normal["novelty"] is normal["screening"] is normal["error"] is None
     assert "damaged" in broken["error"]
     assert all(broken[c] is None for c in COLUMNS if c not in ("path", "error"))
@@ -107,7 +109,7 @@ def test_wrong_usage_exits_with_2(argv, capfd):
 def test_info_prints_the_card(capfd):
     assert main(["info"]) == 0
     out = capfd.readouterr().out
-    for word in ("Not for medical use", "sha256", "threshold", "test (624 films)", "auroc"):
+    for word in ("Not for medical use", "sha256", "threshold", "uncertain", "test (624 films)", "auroc"):
         assert word in out
 
 

@@ -3,18 +3,44 @@
 import dataclasses
 import gzip
 import json
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import training  # noqa: F401  before tensorflow
-from cxr import Classifier
+from cxr import Classifier, preprocess
 from export.__main__ import ExportConfig, export, main
 from export.convert import build_export_model, to_tflite
-from export.prune import is_pruned
-from export.validate import QuantizationError, Report, check_loss, format_table, write_models
-from training.model import build_model, grad_cam
-from training.train import TrainConfig
+from export.fake_quantization import fake_quantize, measure_activation_ranges
+from export.prune import is_pruned, measure_sparsity, prune
+from export.quantize import choose_calibration_films
+from export.study import (
+    Study,
+    compare_formats,
+    least_error_range,
+    report_layers,
+    sweep_sparsity,
+)
+from export.validate import (
+    QuantizationError,
+    Report,
+    blank_card,
+    check_loss,
+    format_table,
+    gate_cause,
+    write_models,
+)
+from tests.conftest import ROOT, draw_film
+from training.batches import training_batches
+from training.config import TrainConfig
+from training.dataset import load_films, load_split
+from training.model import BACKBONES, build_from, build_model, grad_cam, set_trainable
+from training.optimization import compile_model
+from training.validation import load_validation
 
 tf_keras = pytest.importorskip("tf_keras")
 
@@ -31,6 +57,7 @@ def model():
             layer.set_weights([gamma * rng.uniform(1.0, 3.0, gamma.shape), *rest])
     kernel = rng.standard_normal((1280, 1))
     model.get_layer("logit").set_weights([kernel, np.array([0.5])])
+    model.get_layer("cause").set_weights([rng.standard_normal((1280, 1)), np.array([-0.5])])
     return model
 
 
@@ -47,11 +74,10 @@ def run(model, tiny_data, tmp_path_factory):
 
 
 def test_evidence_is_grad_cam_and_its_mean_is_the_logit(model, film):
-    from cxr import preprocess
-
     images = np.stack([preprocess(film, 64), preprocess(255 - film, 64)]).astype(np.float32)
     outputs = {k: v.numpy() for k, v in build_export_model(model)(images).items()}
-    logits = model.predict(images, verbose=0)
+    logits, causes = np.split(model.predict(images, verbose=0), 2, axis=1)
+    assert np.abs(outputs["cause"] - causes).max() < 1e-4 * np.abs(causes).max()
     scale = np.abs(outputs["evidence"]).max()
     assert np.abs(outputs["logit"] - logits).max() < 1e-4 * scale
     assert np.abs(outputs["evidence"].mean((1, 2)) - logits).max() < 1e-4 * scale
@@ -63,8 +89,6 @@ def test_evidence_is_grad_cam_and_its_mean_is_the_logit(model, film):
 
 
 def test_weights_decide_the_map(model, film):
-    from cxr import preprocess
-
     image = preprocess(film, 64)[None].astype(np.float32)
     before = build_export_model(model)(image)["evidence"].numpy().ravel()
     other = build_model(image_size=64)
@@ -77,12 +101,18 @@ def test_weights_decide_the_map(model, film):
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for label, seeds in (("NORMAL", (1, 2)), ("PNEUMONIA", (3, 4))):
+        (elsewhere / label).mkdir()
+        for seed in seeds:
+            film = Image.fromarray(draw_film(seed, label == "PNEUMONIA", size=200))
+            film.save(elsewhere / label / f"{seed}_000.png")
     out = tmp_path_factory.mktemp("models")
     (out / "README.md").write_text("# Models\n<!-- table: start -->old<!-- table: end -->\nafter\n")
     with pytest.MonkeyPatch.context() as patch:
         # an untrained network ranks a dozen films by chance, int8 by another; the gate has its own test
         patch.setattr("export.validate.MAX_AUROC_LOSS", 1.0)
-        reports = export(run, ExportConfig(sparsity=0.5, epochs=1))
+        reports = export(run, ExportConfig(sparsity=0.5, epochs=1), elsewhere=elsewhere)
     write_models(out, reports, format_table(reports))
     return out, reports
 
@@ -98,6 +128,8 @@ def test_export_writes_both_models_cards_and_the_table(exported):
     assert readme.endswith("after\n")
     assert "old" not in readme
     assert all(f"| {name} |" in readme for name in ("dense float32", "float32", "int8"))
+    assert reports["int8"].card.metrics["elsewhere"]["films"] == 4
+    assert 0 <= reports["int8"].card.metrics["test"]["cause_auroc"]["value"] <= 1
     for name in ("float32", "int8"):
         card = Classifier.load(out / f"pneumonia_{name}.tflite").card
         assert card == reports[name].card
@@ -135,8 +167,6 @@ def test_pruning_leaves_half_the_pruned_weights(run, exported):
 
 
 def test_float32_tflite_agrees_with_keras(model, film):
-    from cxr import preprocess
-
     exported = build_export_model(model)
     image = preprocess(film, 64)
     expected = {k: v.numpy() for k, v in exported(image[None].astype(np.float32)).items()}
@@ -171,7 +201,154 @@ def test_a_refused_export_writes_nothing_and_exits_with_1(run, tmp_path, monkeyp
 
 def test_a_model_card_without_markers_is_not_overwritten(tmp_path):
     (tmp_path / "README.md").write_text("no markers")
-    report = Report(b"model", Classifier.load("int8").card, np.zeros(1))
+    report = Report(b"model", Classifier.load("int8").card, np.zeros(1), np.zeros((1, 5, 5)))
     with pytest.raises(ValueError, match="markers"):
         write_models(tmp_path, {"float32": report, "int8": report}, "| a |")
     assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_trains_a_step_and_exports(backbone, tiny_data, film):
+    config = TrainConfig(
+        data=str(tiny_data), weights="none", backbone=backbone, padding="keras", image_size=64,
+        film_size=64, batch_size=4, freeze_norms=False,
+    )  # fmt: skip
+    network = build_from(config)
+    before = network.get_weights()
+    set_trainable(network, backbone=True, freeze_norms=False)
+    compile_model(network, config, 1e-2, 2)
+    films = load_split(tiny_data, "train", 64)
+    network.fit(training_batches(films, config, 0), steps_per_epoch=1, verbose=0)
+    moved = [not np.array_equal(a, b) for a, b in zip(before, network.get_weights(), strict=True)]
+    assert np.mean(moved) > 0.9
+    flatbuffer = to_tflite(network)
+    classifier = Classifier(flatbuffer, blank_card(flatbuffer, "float32", 64, {}), num_threads=1)
+    prediction = classifier.predict(film)
+    logit = network.predict(preprocess(film, 64)[None].astype(np.float32), verbose=0)[0, 0]
+    assert prediction.logit == pytest.approx(logit, rel=1e-3, abs=1e-3)
+    assert prediction.evidence.shape == (2, 2)
+
+
+def test_a_network_without_pointwise_kernels_is_not_pruned(tiny_data):
+    network = build_model("small_cnn", image_size=64)
+    with pytest.raises(ValueError, match="no 1x1 kernels; accepted is 0"):
+        prune(network, TrainConfig(data=str(tiny_data)), 0.5, 1, 1e-4)
+    assert measure_sparsity(network) == 0.0
+
+
+def test_calibration_films_are_of_both_classes_from_the_first_on(tiny_data):
+    films = choose_calibration_films(str(tiny_data), 64, count=16)
+    normal = load_films(tiny_data, "train", 64)
+    normal = {image.tobytes() for image in normal.images[normal.labels == 0]}
+    assert 2 <= sum(film.tobytes() in normal for film in films[:8]) <= 6
+
+
+def test_a_cause_told_badly_by_one_model_is_given_by_none(exported):
+    _, reports = exported
+    shown = {
+        name: dataclasses.replace(
+            report,
+            card=dataclasses.replace(
+                report.card,
+                cause={"temperature": 1.0, "offset": 0.0},
+                metrics={"test": {"cause_auroc": {"value": value}}},
+            ),
+        )
+        for (name, report), value in zip(reports.items(), (0.9, 0.86, 0.84), strict=True)
+    }
+    assert all(report.card.cause is None for report in gate_cause(shown).values())
+    del shown["int8"]
+    assert gate_cause(shown) == shown
+
+
+def test_rounding_in_training_follows_the_ranges(model, tiny_data):
+    films = load_films(tiny_data, "train", 64).images[:4]
+    ranges = measure_activation_ranges(model, films)
+    assert len(ranges) == 42  # 33 swishes outside of squeeze-excite, 9 additions
+    low, high = ranges["block3b_add"][-1]
+    rounding = fake_quantize(model.get_layer("block3b_add"), ranges)
+    values = rounding([np.linspace(2 * low, 2 * high, 999, dtype=np.float32)[None]] * 2).numpy()
+    step = (high - low) / 255
+    assert low - step <= values.min() < values.max() <= high + step
+    assert len(np.unique(values)) <= 256
+    assert fake_quantize(model.get_layer("stem_conv"), ranges) is None
+    config = TrainConfig(
+        data=str(tiny_data), weights="none", image_size=64, film_size=64, batch_size=4, epochs=1
+    )
+    learned = prune(model_copy(model), config, 0.0, 1, 1e-3, ranges)
+    assert [type(layer) for layer in learned.layers] == [type(layer) for layer in model.layers]
+    assert not np.array_equal(learned.get_weights()[-2], model.get_weights()[-2])
+
+
+def model_copy(model):
+    copy = build_model(image_size=64)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def test_least_error_ranges_clip_long_tails_alone():
+    rng = np.random.default_rng(0)
+    even = rng.uniform(-1.0, 3.0, 10_000)
+    assert least_error_range(even) == (even.min(), even.max())
+    tailed = rng.standard_t(3, 100_000)
+    low, high = least_error_range(tailed)
+    assert tailed.min() < low < -3.0
+    assert 3.0 < high < tailed.max()
+
+
+@pytest.fixture(scope="module")
+def small_study(run, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    shutil.copy(run / "config.json", folder)
+    for name in ("best_weights.h5", "pruned_weights.h5"):
+        model.save_weights(folder / name)
+    config = TrainConfig(**json.loads((run / "config.json").read_text()))
+    films = load_films(config.data, "train", 64).images[:8]
+    return Study(folder, config, films, load_validation(config))
+
+
+def test_formats_are_compared_with_float32(small_study):
+    header, _, *rows = compare_formats(small_study).splitlines()
+    columns = [cell.strip() for cell in header.split("|")[1:-1]]
+    table = {row.split("|")[1].strip(): row.split("|")[1:-1] for row in rows}
+    sizes = {name: float(cells[columns.index("size, MB")]) for name, cells in table.items()}
+    assert sizes["float16 weights"] < 0.6 * sizes["float32"]
+    assert sizes["weight-only int8"] < 0.35 * sizes["float32"]
+    agreement = {name: cells[columns.index("labels as float32")].strip() for name, cells in table.items()}
+    assert agreement["float32"] == agreement["float16 weights"] == "100.0%"
+    assert sum("least squared error" in name for name in table) == 2
+
+
+def test_layers_are_reported_one_by_one(small_study, monkeypatch):
+    monkeypatch.setattr("export.study.BLOCKS", ("stem", "block1", "block7"))
+    lines = report_layers(small_study).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| stem", "| block1", "| block7"]
+    ratios = [float(line.split("|")[2]) for line in lines[-12:]]
+    assert ratios == sorted(ratios)
+
+
+def test_sparsities_are_swept(small_study, monkeypatch):
+    monkeypatch.setattr("export.study.SPARSITIES", (0.0,))
+    monkeypatch.setattr("export.study.prune", lambda model, *_: model)
+    monkeypatch.setattr("export.study.quantize", lambda float32, *_: float32)  # has tests of its own
+    rows = sweep_sparsity(small_study, 1, 1e-4).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| not fine-tuned, float32",
+        "| not fine-tuned, int8",
+        "| 0%, float32",
+        "| 0%, int8",
+        "| 30%, rounded in training, float32",
+        "| 30%, rounded in training, int8",
+        "| 30%, rounded in training, int8 but head",
+    ]
+    assert [row.split(" | ")[3] for row in rows] == ["100.0%"] * 7
+
+
+def test_a_study_without_a_run_fails_with_a_sentence(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "export.study", "formats", "--run", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "config.json" in result.stderr
+    assert "Traceback" not in result.stderr

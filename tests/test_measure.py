@@ -1,3 +1,6 @@
+"""``python -m training.evaluate`` and ``training.shortcuts`` on the shipped models."""
+
+import re
 import shutil
 import subprocess
 import sys
@@ -6,8 +9,87 @@ import numpy as np
 import pytest
 
 import training  # noqa: F401  before tensorflow
+from cxr import Classifier, preprocess, read_image
 from tests.conftest import ROOT, SAMPLES
-from training.measure import list_labelled, share_in_upper_corners
+from training.dataset import list_labelled
+from training.explanation import (
+    DELETION_STEPS,
+    THORAX_BOX,
+    deletion_curve,
+    map_correlation,
+    share_in_upper_corners,
+    shifted_evidence,
+    thorax_share,
+)
+from training.shortcuts import sharpness
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """The samples in a folder of each label."""
+    for label in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / label).mkdir()
+        for i in (1, 2):
+            shutil.copy(SAMPLES / f"{label.lower()}_{i}.png", tmp_path / label / f"{label}{i}_0.png")
+    return tmp_path
+
+
+def run(module, *argv):
+    command = [sys.executable, "-m", module, *map(str, argv)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_both_layouts_are_listed(tiny_data, labelled):
+    films = list_labelled(tiny_data, "val")
+    assert len(films) == 12
+    assert sum(label for _, label, _ in films) == 6
+    assert [(label, patient) for _, label, patient in list_labelled(labelled, "val")] == [
+        (0, "NORMAL1"), (0, "NORMAL2"), (1, "PNEUMONIA1"), (1, "PNEUMONIA2"),
+    ]  # fmt: skip
+
+
+def test_a_folder_without_films_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no film"):
+        list_labelled(tmp_path, "val")
+    failed = run("training.evaluate", "model", "--data", tmp_path)
+    assert failed.returncode == 1
+    assert "holds no film" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_model_is_measured_on_any_labelled_folder(labelled):
+    result = run("training.evaluate", "model", "--data", labelled, "--plots", labelled / "plots")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "auroc             1.0000" in result.stdout
+    assert "expected calibration error" in result.stdout
+    assert (labelled / "plots" / "reliability_val.png").stat().st_size > 1000
+
+
+def test_series_and_cause_are_told_where_file_names_tell_them(tiny_data):
+    result = run("training.evaluate", "model", "--data", tiny_data, "--split", "train")
+    assert result.returncode == 0, result.stderr[-2000:]
+    for series in ("IM", "bacteria", "virus"):
+        assert f"| {series} |" in result.stdout
+    assert "virus against bacteria: AUROC" in result.stdout
+
+
+def test_evidence_is_tested_by_one_command(labelled):
+    result = run("training.evaluate", "explanation", "--data", labelled)
+    assert result.returncode == 0, result.stderr[-2000:]
+    for row in ("completeness", "thorax", "| evidence |", "| random cells |", "| centre first |"):
+        assert row in result.stdout
+
+
+def test_large_films_keep_their_label(labelled):
+    result = run("training.evaluate", "resolution", "--data", labelled)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "2400 x 2000 px: 100.0% keep their label" in result.stdout
+
+
+def test_large_films_score_like_their_small_copies(real_data):
+    result = run("training.evaluate", "resolution", "--data", real_data)
+    share = float(re.search(r"([\d.]+)% keep their label", result.stdout)[1])
+    assert share >= 98.0
 
 
 def test_upper_corners_are_the_two_above():
@@ -17,29 +99,48 @@ def test_upper_corners_are_the_two_above():
     assert share_in_upper_corners(maps) == 0.5
 
 
-def test_both_layouts_are_listed(tiny_data, tmp_path):
-    films = list_labelled(tiny_data, "val")
-    assert len(films) == 12
-    assert sum(label for _, label, _ in films) == 6
-    for label in ("NORMAL", "PNEUMONIA"):
-        (tmp_path / label).mkdir()
-        shutil.copy(SAMPLES / f"{label.lower()}_1.png", tmp_path / label / "00001_002.png")
-    assert [(label, patient) for _, label, patient in list_labelled(tmp_path, "val")] == [
-        (0, "00001"), (1, "00001"),
-    ]  # fmt: skip
+def test_thorax_share_is_by_area():
+    top, bottom, left, right = THORAX_BOX
+    area = (bottom - top) * (right - left)
+    even, corner, middle = np.ones((5, 5)), np.zeros((5, 5)), np.zeros((5, 5))
+    corner[0, 0] = middle[2, 2] = 3.0
+    shares = thorax_share(np.stack([even, corner, middle]))
+    assert shares == pytest.approx([area, (0.2 - top) * (0.2 - left) / 0.04, 1.0])
 
 
-def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no film"):
-        list_labelled(tmp_path, "val")
+def test_maps_are_compared_by_rank():
+    maps = np.random.default_rng(0).standard_normal((4, 5, 5))
+    assert map_correlation(maps, np.exp(maps)) == pytest.approx(1.0)
+    assert map_correlation(maps, -maps) == pytest.approx(-1.0)
 
 
-def test_command_prints_metrics(tmp_path):
-    for label in ("NORMAL", "PNEUMONIA"):
-        (tmp_path / label).mkdir()
-        for i in (1, 2):
-            shutil.copy(SAMPLES / f"{label.lower()}_{i}.png", tmp_path / label / f"{label}{i}_0.png")
-    command = [sys.executable, "-m", "training.measure", str(tmp_path)]
-    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "auroc        1.0000" in out
-    assert "upper corner" in out
+def test_deletion_starts_from_the_film_and_insertion_ends_there():
+    classifier = Classifier.load("int8")
+    film = preprocess(read_image(SAMPLES / "pneumonia_1.png"), 160)[..., 0]
+    prediction = classifier.predict(film)
+    deleted, inserted = (deletion_curve(classifier, film, prediction.evidence, i) for i in (False, True))
+    assert len(deleted) == len(inserted) == DELETION_STEPS + 1
+    assert deleted[0] == inserted[-1] == prediction.probability
+    assert deleted[-1] == inserted[0]
+
+
+def test_shifted_evidence_is_finer_and_agrees_with_the_map():
+    classifier = Classifier.load("float32")
+    film = preprocess(read_image(SAMPLES / "pneumonia_1.png"), 160)[..., 0]
+    fine = shifted_evidence(classifier, film)
+    assert fine.shape == (10, 10)
+    coarse = fine.reshape(5, 2, 5, 2).mean((1, 3))
+    assert np.corrcoef(coarse.ravel(), classifier.predict(film).evidence.ravel())[0, 1] > 0.8
+
+
+def test_sharpness_grows_with_detail():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    assert sharpness(np.full((64, 64), 99, np.uint8)) == 0
+    assert sharpness(noise) > 3 * sharpness(noise.repeat(2, 0).repeat(2, 1))
+
+
+def test_shortcuts_are_measured_by_one_command(tiny_data):
+    result = run("training.shortcuts", "--data", tiny_data, "--models", "int8", "float32")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "| sharpness |" in result.stdout
+    assert "float32 in PNEUMONIA" in result.stdout

@@ -15,9 +15,16 @@ import pytest
 
 import training  # noqa: F401  before tensorflow
 from tests.conftest import ROOT
-from training.train import TrainConfig, load_validation, train, training_batches
+from training.batches import training_batches
+from training.compare import compare
+from training.config import TrainConfig
+from training.learning_rate import find_learning_rate
+from training.optimization import compile_model, loss_of_both
+from training.train import train
+from training.validation import load_validation
 
 tf = pytest.importorskip("tensorflow")
+tf_keras = pytest.importorskip("tf_keras")
 
 TINY = {"weights": "none", "image_size": 32, "film_size": 48, "batch_size": 4, "head_epochs": 1}
 
@@ -34,7 +41,15 @@ def config(tiny_data) -> TrainConfig:
 
 def flags(config: TrainConfig) -> list[str]:
     values = dataclasses.asdict(config).items()
-    return [text for key, value in values for text in ("--" + key.replace("_", "-"), str(value))]
+    result = []
+    for key, value in values:
+        flag = key.replace("_", "-")
+        result += (
+            [f"--{'' if value else 'no-'}{flag}"]
+            if isinstance(value, bool)
+            else [f"--{flag}", str(value)]
+        )
+    return result
 
 
 def test_batches_are_balanced_and_differ_by_epoch(config):
@@ -46,8 +61,8 @@ def test_batches_are_balanced_and_differ_by_epoch(config):
     )
     images, labels = first[0]
     assert images.shape == (4, 32, 32, 1)
-    assert labels.shape == (4, 1)
-    assert np.mean([labels.mean() for _, labels in first]) == pytest.approx(0.5, abs=0.15)
+    assert labels.shape == (4, 2)
+    assert np.mean([labels[:, 0].mean() for _, labels in first]) == pytest.approx(0.5, abs=0.15)
     assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(first, again, strict=True))
     assert not np.array_equal(first[0][0], second[0][0])
 
@@ -70,6 +85,7 @@ def test_a_run_leaves_everything(config, tmp_path):
     for split in ("validation", "stress"):
         assert set(metrics[split]) == {
             "auroc", "accuracy", "sensitivity", "specificity", "precision", "f1",
+            "brier", "ece", "certain", "certain_accuracy",
         }  # fmt: skip
     for name in ("learning_curves.png", "confusion_matrix.png", "roc.png", "best_weights.h5"):
         assert (run / name).stat().st_size > 1000
@@ -78,10 +94,10 @@ def test_a_run_leaves_everything(config, tmp_path):
     with pytest.raises(ValueError, match="another configuration"):
         train(dataclasses.replace(config, dropout=0.5), runs=tmp_path, resume=True)
 
-    command = [sys.executable, "-m", "training.evaluate", "--run", run, "--data", config.data]
+    command = [sys.executable, "-m", "training.evaluate", "run", run, "--data", config.data]
     evaluated = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert [line.split()[0] for line in evaluated.stdout.splitlines()] == list(metrics["validation"])
-    assert evaluated.stdout.count("95 % interval") == 6
+    assert evaluated.stdout.count("95 % interval") == 10
     assert (run / "roc_test.png").exists()
 
 
@@ -123,7 +139,8 @@ import training
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from training.train import TrainConfig, train
+from training.config import TrainConfig
+from training.train import train
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 assert strategy.num_replicas_in_sync == 2
 print(train(TrainConfig(**json.loads(sys.argv[1])), Path(sys.argv[2]), strategy=strategy))
@@ -189,3 +206,56 @@ def test_workers_share_a_training(config, tmp_path):
     first, second = (history(tmp_path / "runs" / name) for name in ("tiny", "tiny/worker-1"))
     assert first == second
     assert len(first) == 2
+
+
+def test_mixup_mixes_films_and_targets_alike(config):
+    from training.dataset import load_split
+
+    films = load_split(config.data, "train", config.film_size)
+    mixed = dataclasses.replace(config, mixup=0.4)
+    batches = list(training_batches(films, mixed, 0).take(20).as_numpy_iterator())
+    targets = np.concatenate([t for _, t in batches])
+    assert ((targets > 0.01) & (targets < 0.99)).mean() > 0.1
+    assert (targets[:, 1] <= targets[:, 0] + 1e-6).all()
+
+
+def test_loss_by_hand():
+    from scipy.special import logit
+
+    targets = np.array([[0, 0], [1, 0], [1, 1]], np.float32)
+    chances = np.array([[0.2, 0.9], [0.6, 0.3], [0.9, 0.8]], np.float32)
+    losses = loss_of_both(tf.constant(targets), tf.constant(logit(chances)), 0.0, 0.5).numpy()
+    expected = [-np.log(0.8), -np.log(0.6) - 0.5 * np.log(0.7), -np.log(0.9) - 0.5 * np.log(0.8)]
+    assert losses == pytest.approx(expected, rel=1e-4)
+    smooth = loss_of_both(tf.constant(targets), tf.constant(logit(chances)), 0.1, 0.0).numpy()
+    assert smooth[0] == pytest.approx(-0.95 * np.log(0.8) - 0.05 * np.log(0.2), rel=1e-4)
+
+
+def test_schedules_rise_and_fall(config):
+    peaks = {}
+    for one_cycle in (False, True):
+        model = tf_keras.Sequential([tf_keras.layers.Dense(2, input_shape=(3,))])
+        compile_model(model, dataclasses.replace(config, one_cycle=one_cycle), 1e-3, 100)
+        rates = [float(model.optimizer._learning_rate(step)) for step in range(100)]
+        assert max(rates) == pytest.approx(1e-3, rel=0.02)
+        assert rates[-1] < 0.05e-3
+        peaks[one_cycle] = int(np.argmax(rates))
+    assert peaks[False] == pytest.approx(10, abs=1)
+    assert peaks[True] == pytest.approx(30, abs=1)
+
+
+def test_learning_rates_are_tried(config, tmp_path):
+    text = find_learning_rate(config, tmp_path)
+    assert "the loss falls fastest at" in text
+    assert (tmp_path / "learning_rates.png").stat().st_size > 1000
+
+
+def test_backbones_are_compared_under_one_protocol(config, tmp_path):
+    protocol = dataclasses.replace(config, name="compare", head_epochs=0, padding="keras")
+    table = compare(protocol, ["small_cnn", "mobilenet_v2"], tmp_path)
+    rows = [line.split(" | ") for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["| small_cnn", "| mobilenet_v2"]
+    assert rows[0][-1] == "1.00 |"
+    with pytest.raises(ValueError, match="another configuration"):
+        compare(dataclasses.replace(protocol, epochs=2), ["small_cnn"], tmp_path)
+    assert (tmp_path / "compare" / "small_cnn" / "metrics.json").exists()

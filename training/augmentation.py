@@ -7,43 +7,57 @@ and gray levels are drawn anew for each film, wider than any two departments dif
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
-WHOLE_FRAME_SHARE = 0.3  # of films are not cropped: what the network sees in use must not be rare
-CROP_AREA = (0.1, 1.0)  # share of the frame, of the others
 CROP_ASPECT = (0.75, 1.33)
-ROTATION_DEG = 10.0
 SHARPEN = (-1.0, 1.2)  # -1: replaced by its blur; 1.2: unsharp mask of 120 %
-CONVOLUTION_SHARE = 0.4  # of films go through a random 3x3 convolution, which shuffles texture
 LOG_GAMMA = 0.7
-CONTRAST = (0.5, 1.5)
+CONTRAST = 0.5  # more or less
 BRIGHTNESS = 0.1  # of full scale
+BORDER = 0.2  # of the side, at most, is covered on each side
+JPEG_QUALITY = (30.0, 95.0)
+RESAMPLING = (0.4, 1.0)  # of the side
 
 
-def augment(
-    film: tf.Tensor, image_size: int, seed: tf.Tensor, crop_area: tuple[float, float] = CROP_AREA
-) -> tf.Tensor:
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How far films are changed. The defaults are those of the published run."""
+
+    whole_frame_share: float = 0.3  # of films are not cropped: what is seen in use must not be rare
+    crop_area: float = 0.1  # least share of the frame, of the others
+    rotation_deg: float = 10.0  # at most, either way
+    style: float = 1.0  # strength of blur, sharpening, gamma, contrast and brightness; 0 for none
+    convolution_share: float = 0.4  # of films get a random 3x3 convolution, which shuffles texture
+    border_share: float = 0.0  # of films get a border of one gray, like a collimator's
+    copy_share: float = 0.3  # of films are resampled and go through JPEG, like copies
+
+
+def augment(film: tf.Tensor, image_size: int, seed: tf.Tensor, settings: Augmentation) -> tf.Tensor:
     """One film to one augmented network input; the same seed gives the same result.
 
     Args:
         film: uint8 (F, F, 1).
         image_size: side of the result, px.
         seed: int32 (2,).
-        crop_area: range of the share of the frame that is kept.
+        settings: what is drawn, and how far.
 
     Returns:
         float32 (image_size, image_size, 1), 0..255.
     """
-    seeds = tf.unstack(tf.random.split(seed, 5))
+    seeds = tf.unstack(tf.random.split(seed, 7))
     image = tf.cast(film, tf.float32)
-    image = _rotate_and_flip(image, seeds[0])
-    image = _crop_and_resize(image, image_size, seeds[1], crop_area)
+    image = _rotate_and_flip(image, seeds[0], settings.rotation_deg)
+    image = _crop_and_resize(image, image_size, seeds[1], settings)
     image = image / 255.0
-    image = _sharpen_or_blur(image, seeds[2])
-    image = _convolve(image, seeds[3])
-    image = _change_gray_levels(image, seeds[4])
+    image = _sharpen_or_blur(image, seeds[2], settings.style)
+    image = _on_share(settings.convolution_share, image, seeds[3], _convolve)
+    image = _change_gray_levels(image, seeds[4], settings.style)
+    image = _on_share(settings.border_share, image, seeds[5], _cover_border)
+    image = _on_share(settings.copy_share, image, seeds[6], _degrade)
     return tf.clip_by_value(image, 0.0, 1.0) * 255.0
 
 
@@ -51,9 +65,18 @@ def _uniform(seed: tf.Tensor, count: int, low: float = 0.0, high: float = 1.0) -
     return tf.unstack(tf.random.stateless_uniform((count,), seed, low, high))
 
 
-def _rotate_and_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def _on_share(
+    share: float, image: tf.Tensor, seed: tf.Tensor, change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
+    """``change(image, seed)`` for a share of the films, the image as it is for the others."""
+    seeds = tf.random.split(seed, 2)
+    (draw,) = _uniform(seeds[1], 1)
+    return tf.cond(draw < share, lambda: change(image, seeds[0]), lambda: image)
+
+
+def _rotate_and_flip(image: tf.Tensor, seed: tf.Tensor, rotation_deg: float) -> tf.Tensor:
     turn, flip = _uniform(seed, 2, -1.0, 1.0)
-    angle = turn * ROTATION_DEG * math.pi / 180.0
+    angle = turn * rotation_deg * math.pi / 180.0
     mirror = tf.where(flip < 0.0, -1.0, 1.0)
     centre = (tf.cast(tf.shape(image)[0], tf.float32) - 1.0) / 2.0
     # output (x, y) to input coordinates: a mirror of x, then a rotation about the centre
@@ -71,15 +94,15 @@ def _rotate_and_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _crop_and_resize(
-    image: tf.Tensor, image_size: int, seed: tf.Tensor, crop_area: tuple[float, float]
+    image: tf.Tensor, image_size: int, seed: tf.Tensor, settings: Augmentation
 ) -> tf.Tensor:
     area, aspect, left, top, whole = _uniform(seed, 5)
     side = tf.cast(tf.shape(image)[0], tf.float32)
-    area = crop_area[0] + area * (crop_area[1] - crop_area[0])
+    area = settings.crop_area + area * (1.0 - settings.crop_area)
     low, high = (math.log(a) for a in CROP_ASPECT)
     aspect = tf.exp(low + aspect * (high - low))
-    area = tf.where(whole < WHOLE_FRAME_SHARE, 1.0, area)
-    aspect = tf.where(whole < WHOLE_FRAME_SHARE, 1.0, aspect)
+    area = tf.where(whole < settings.whole_frame_share, 1.0, area)
+    aspect = tf.where(whole < settings.whole_frame_share, 1.0, aspect)
     height = tf.minimum(tf.sqrt(area / aspect), 1.0) * side
     width = tf.minimum(tf.sqrt(area * aspect), 1.0) * side
     rows, columns = tf.cast(height, tf.int32), tf.cast(width, tf.int32)
@@ -89,20 +112,17 @@ def _crop_and_resize(
     return tf.image.resize(crop, (image_size, image_size), antialias=True)
 
 
-def _sharpen_or_blur(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    (amount,) = _uniform(seed, 1, *SHARPEN)
+def _sharpen_or_blur(image: tf.Tensor, seed: tf.Tensor, style: float) -> tf.Tensor:
+    amount = style * _uniform(seed, 1, *SHARPEN)[0]
     taps = tf.constant([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
     return image + amount * (image - _convolve_same(image, taps[:, None] * taps[None, :]))
 
 
 def _convolve(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """A random 3x3 kernel, scaled to sum 1 so that gray levels stay (after Xu et al. 2021, RandConv)."""
-    seeds = tf.random.split(seed, 2)
-    noise = tf.random.stateless_normal((3, 3), seeds[0], stddev=0.15)
+    noise = tf.random.stateless_normal((3, 3), seed, stddev=0.15)
     identity = tf.constant([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    kernel = identity + noise - tf.reduce_mean(noise)
-    (draw,) = _uniform(seeds[1], 1)
-    return tf.cond(draw < CONVOLUTION_SHARE, lambda: _convolve_same(image, kernel), lambda: image)
+    return _convolve_same(image, identity + noise - tf.reduce_mean(noise))
 
 
 def _convolve_same(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -111,10 +131,29 @@ def _convolve_same(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.nn.conv2d(padded[tf.newaxis], kernel[:, :, None, None], 1, "VALID")[0]
 
 
-def _change_gray_levels(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    gamma, contrast, brightness = _uniform(seed, 3, -1.0, 1.0)
+def _change_gray_levels(image: tf.Tensor, seed: tf.Tensor, style: float) -> tf.Tensor:
+    gamma, contrast, brightness = (style * draw for draw in _uniform(seed, 3, -1.0, 1.0))
     image = tf.clip_by_value(image, 0.0, 1.0) ** tf.exp(gamma * LOG_GAMMA)
-    middle = (CONTRAST[0] + CONTRAST[1]) / 2.0
-    factor = middle + contrast * (CONTRAST[1] - CONTRAST[0]) / 2.0
     mean = tf.reduce_mean(image)
-    return (image - mean) * factor + mean + brightness * BRIGHTNESS
+    return (image - mean) * (1.0 + contrast * CONTRAST) + mean + brightness * BRIGHTNESS
+
+
+def _cover_border(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """All outside a drawn box becomes one drawn gray."""
+    left, right, top, bottom, gray = _uniform(seed, 5)
+    place = tf.linspace(0.0, 1.0, tf.shape(image)[0])
+    columns = (place >= left * BORDER) & (place <= 1.0 - right * BORDER)
+    rows = (place >= top * BORDER) & (place <= 1.0 - bottom * BORDER)
+    return tf.where((rows[:, None] & columns[None, :])[..., None], image, gray)
+
+
+def _degrade(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Down to a drawn size and up again, then JPEG of a drawn quality."""
+    scale, quality = _uniform(seed, 2)
+    size = tf.shape(image)[:2]
+    scale = RESAMPLING[0] + scale * (RESAMPLING[1] - RESAMPLING[0])
+    smaller = tf.cast(tf.cast(size, tf.float32) * scale, tf.int32)
+    image = tf.image.resize(tf.image.resize(image, smaller, antialias=True), size, method="bicubic")
+    quality = JPEG_QUALITY[0] + quality * (JPEG_QUALITY[1] - JPEG_QUALITY[0])
+    copy = tf.image.adjust_jpeg_quality(tf.clip_by_value(image, 0.0, 1.0), tf.cast(quality, tf.int32))
+    return tf.ensure_shape(copy, image.shape)

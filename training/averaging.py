@@ -8,24 +8,25 @@ import tf_keras
 
 
 class WeightAverage(tf_keras.callbacks.Callback):
-    """Averages the trainable weights at every tenth step, which calms the swings of the score between
-    epochs (Izmailov et al. 2018; Cha et al. 2021).
+    """Averages the trainable weights at every tenth step or more often, which calms the swings of the
+    score between epochs (Izmailov et al. 2018; Cha et al. 2021).
 
     Args:
         model: whose weights it starts from.
-        steps: how far the average looks back.
+        steps: how far the average looks back; 1 for the last weights alone.
     """
 
     INTERVAL = 10
 
     def __init__(self, model: tf_keras.Model, steps: int) -> None:
         super().__init__()
-        self.decay = 1.0 - min(self.INTERVAL / steps, 1.0)
+        self.interval = min(self.INTERVAL, steps)
+        self.decay = 1.0 - self.interval / steps
         self.values = [tf.Variable(w, trainable=False) for w in read_weights(model)]
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Update the average (called by Keras)."""
-        if batch % self.INTERVAL == 0:
+        if (batch + 1) % self.interval == 0:
             for average, weight in zip(self.values, read_weights(self.model), strict=True):
                 average.assign(self.decay * average + (1.0 - self.decay) * weight)
 

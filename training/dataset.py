@@ -33,6 +33,7 @@ VALIDATION_SHARE = 0.12  # of the training patients
 LABELS = ("NORMAL", "PNEUMONIA")
 KAGGLE_DATASET = "paultimothymooney/chest-xray-pneumonia"
 SPLITS = ("train", "val", "test")
+SERIES = ("IM", "NORMAL2-IM", "NORMAL", "bacteria", "virus")
 
 _NAMES = (
     (re.compile(r"person(\d+)_(bacteria|virus)_"), lambda m: (m[2], m[1])),
@@ -63,12 +64,26 @@ class Film:
 
 @dataclasses.dataclass(frozen=True)
 class Films:
-    """A split: images uint8 (N, S, S, 1), labels float32 (N,) of 0 and 1, paths and patient keys."""
+    """Films in memory: images uint8 (N, S, S, 1), labels float32 (N,) of 0 and 1, and paths."""
 
     images: np.ndarray
     labels: np.ndarray
     paths: list[str]
-    patients: list[str]
+
+    @property
+    def patients(self) -> list[str]:
+        """Patient keys."""
+        return [parse_path(path).patient for path in self.paths]
+
+    @property
+    def series(self) -> np.ndarray:
+        """Series of str (N,); ``virus`` and ``bacteria`` are the causes of pneumonia."""
+        return np.array([parse_path(path).series for path in self.paths])
+
+    def select(self, chosen: np.ndarray) -> Films:
+        """The films of an index or mask (N,)."""
+        indices = np.arange(len(self.paths))[chosen]
+        return Films(self.images[indices], self.labels[indices], [self.paths[i] for i in indices])
 
 
 def parse_path(path: str) -> Film:
@@ -104,8 +119,8 @@ def load_split(data: str | Path, split: str, size: int) -> tf.data.Dataset:
         size: side that ``cxr.imaging.preprocess`` brings the films to, px.
 
     Returns:
-        A dataset of ``{"image": uint8 (size, size, 1), "label": float32 (), "path": string ()}`` with
-        known cardinality.
+        A dataset of ``{"image": uint8 (size, size, 1), "label": float32 (), "viral": float32 (),
+        "path": string ()}`` with known cardinality; ``viral`` is 1 for pneumonia by a virus.
 
     Raises:
         ValueError: if the folder has none of the three layouts, holds no film of the split, or has a
@@ -128,21 +143,23 @@ def load_split(data: str | Path, split: str, size: int) -> tf.data.Dataset:
 
     problems = []
 
-    def decode(file: bytes, path: bytes) -> tuple[np.ndarray, np.float32, bytes]:
+    def decode(file: bytes, path: bytes) -> tuple[np.ndarray, np.float32, np.float32, bytes]:
         film = parse_path(path.decode())
         try:
             pixels = read_image(io.BytesIO(file))
         except InvalidImageError as error:
             problems.append(f"{film.path}: {error}")
             raise
-        return preprocess(pixels, size), np.float32(film.label), film.path.encode()
+        viral = np.float32(film.series == "virus")
+        return preprocess(pixels, size), np.float32(film.label), viral, film.path.encode()
 
     def to_row(file: tf.Tensor, path: tf.Tensor) -> dict[str, tf.Tensor]:
-        types = (tf.uint8, tf.float32, tf.string)
-        image, label, name = tf.numpy_function(decode, [file, path], types)
+        types = (tf.uint8, tf.float32, tf.float32, tf.string)
+        image, label, viral, name = tf.numpy_function(decode, [file, path], types)
         return {
             "image": tf.ensure_shape(image, (size, size, 1)),
             "label": tf.ensure_shape(label, ()),
+            "viral": tf.ensure_shape(viral, ()),
             "path": tf.ensure_shape(name, ()),
         }
 
@@ -165,15 +182,35 @@ def list_films(data: str | Path) -> list[Film]:
     return [parse_path(p.as_posix()) for p in paths if p.parts[-3] in SPLITS]
 
 
+def list_labelled(folder: Path, split: str) -> list[tuple[Path, int, str]]:
+    """Path, label and patient of each film in ``folder``.
+
+    Args:
+        folder: ``{NORMAL,PNEUMONIA}/<patient>_<image>.*``, of which all films are taken, or the data
+            set's own layout, of which ``split`` is.
+        split: train, val or test.
+
+    Raises:
+        ValueError: if there is no film.
+    """
+    if any((folder / label).is_dir() for label in LABELS):
+        paths = [(path, i) for i, label in enumerate(LABELS) for path in (folder / label).glob("*")]
+        found = [(path, i, path.stem.split("_")[0]) for path, i in sorted(paths)]
+    else:
+        films = [film for film in list_films(folder) if film.split == split]
+        found = [(folder / film.path, film.label, film.patient) for film in films]
+    if not found:
+        raise ValueError(f"received {folder}, which holds no film in NORMAL or PNEUMONIA")
+    return found
+
+
 def load_films(data: str | Path, split: str, size: int) -> Films:
     """A split in memory. Arguments and errors as ``load_split``."""
     rows = list(load_split(data, split, size).as_numpy_iterator())
-    paths = [row["path"].decode() for row in rows]
     return Films(
         images=np.stack([row["image"] for row in rows]),
         labels=np.array([row["label"] for row in rows]),
-        paths=paths,
-        patients=[parse_path(path).patient for path in paths],
+        paths=[row["path"].decode() for row in rows],
     )
 
 

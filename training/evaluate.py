@@ -1,15 +1,22 @@
-"""Metrics with intervals, calibration, and the report of a trained run.
+"""Metrics with intervals, and calibration.
 
-Command::
+Commands::
 
-    python -m training.evaluate --run runs/NAME --data data/chest_xray --split test
+    python -m training.evaluate run runs/NAME --data data/chest_xray --split test
+    python -m training.evaluate model --data data/nih_adults
+    python -m training.evaluate explanation --data data/chest_xray --run runs/NAME
+    python -m training.evaluate resolution --data data/chest_xray
+
+The first measures a trained run, the second a shipped model through the runtime that users have, with
+subgroups, cause and calibration, on a split or on any folder of films with labels; the third tests the
+evidence of a shipped model, the fourth its verdicts on synthetic films of full resolution.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +26,32 @@ from sklearn.metrics import roc_auc_score
 
 THRESHOLD = 0.5
 BOOTSTRAP_RESAMPLES = 1000
+CALIBRATION_BINS = 10
+MISSED_SHARE = 0.02  # of each class may lie beyond the uncertain band, on the wrong side
 
 Metrics = dict[str, float]
 Intervals = dict[str, dict[str, float]]
 
 
-def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> Metrics:
-    """AUROC, and accuracy, sensitivity, specificity, precision and F1 of ``probability >= threshold``.
+def compute_metrics(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: float, uncertain: tuple[float, float]
+) -> Metrics:
+    """AUROC; accuracy, sensitivity, specificity, precision and F1 of ``probability >= threshold``;
+    Brier score and expected calibration error, both classes weighted alike as the probability assumes;
+    the share of films outside the uncertain band, and the accuracy on them.
 
     Args:
         labels: (N,) of 0 NORMAL and 1 PNEUMONIA, both present.
         probabilities: (N,), in 0..1.
         threshold: the operating point.
+        uncertain: the band, both ends of which belong to it.
     """
     positive = labels > 0.5
     predicted = probabilities >= threshold
     hits = np.sum(predicted & positive)
+    weights = _balance(positive)
+    certain = (probabilities < uncertain[0]) | (probabilities > uncertain[1])
+    _, expected, observed, share = reliability(labels, probabilities)
     return {
         "auroc": float(roc_auc_score(positive, probabilities)),
         "accuracy": float(np.mean(predicted == positive)),
@@ -42,13 +59,45 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, threshold: fl
         "specificity": float(np.mean(~predicted[~positive])),
         "precision": float(hits / max(predicted.sum(), 1)),
         "f1": float(2 * hits / max(predicted.sum() + positive.sum(), 1)),
+        "brier": float(np.sum(weights * (probabilities - positive) ** 2)),
+        "ece": float(np.sum(share * np.abs(expected - observed))),
+        "certain": float(np.mean(certain)),
+        "certain_accuracy": float(np.sum(certain & (predicted == positive)) / max(certain.sum(), 1)),
     }
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Bins of equal width over the probability, both classes weighted alike.
+
+    Args:
+        labels: (N,) of 0 and 1, both present.
+        probabilities: (N,), in 0..1.
+
+    Returns:
+        For each bin that holds a film: films, mean probability, share of PNEUMONIA, share of the
+        weight; (M,) each.
+    """
+    positive = labels > 0.5
+    weights = _balance(positive)
+    bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    counts, share, expected, observed = (
+        np.bincount(bins, w, CALIBRATION_BINS)
+        for w in (None, weights, weights * probabilities, weights * positive)
+    )
+    kept = counts > 0
+    return counts[kept], expected[kept] / share[kept], observed[kept] / share[kept], share[kept]
+
+
+def _balance(positive: np.ndarray) -> np.ndarray:
+    """Weights (N,) that sum to one half in each class of bool (N,)."""
+    return np.where(positive, 0.5 / positive.sum(), 0.5 / (~positive).sum())
 
 
 def metrics_with_intervals(
     labels: np.ndarray,
     probabilities: np.ndarray,
     threshold: float,
+    uncertain: tuple[float, float],
     patients: Sequence[str],
     seed: int = 0,
 ) -> Intervals:
@@ -58,31 +107,60 @@ def metrics_with_intervals(
     or all wrong, resampling gives no width, and a share gets Clopper and Pearson's bound, by patients.
 
     Args:
-        labels, probabilities, threshold: as in ``compute_metrics``.
+        labels, probabilities, threshold, uncertain: as in ``compute_metrics``.
         patients: (N,) patient keys.
         seed: of the bootstrap.
 
     Returns:
         ``{metric: {"value": .., "low": .., "high": ..}}``.
     """
-    rng = np.random.default_rng(seed)
-    names, owner = np.unique(np.asarray(patients), return_inverse=True)
-    films_of = [np.flatnonzero(owner == i) for i in range(len(names))]
+    _, owner = np.unique(np.asarray(patients), return_inverse=True)
     samples = []
-    while len(samples) < BOOTSTRAP_RESAMPLES:
-        drawn = np.concatenate([films_of[i] for i in rng.integers(0, len(names), len(names))])
+    for drawn in _draw_patients(patients, seed):
         if 0 < labels[drawn].sum() < len(drawn):
-            samples.append(compute_metrics(labels[drawn], probabilities[drawn], threshold))
+            samples.append(compute_metrics(labels[drawn], probabilities[drawn], threshold, uncertain))
     owners = {"accuracy": owner, "sensitivity": owner[labels > 0.5], "specificity": owner[labels < 0.5]}
     owners["precision"] = owner[probabilities >= threshold]
+    owners["certain"] = owner
+    outside = (probabilities < uncertain[0]) | (probabilities > uncertain[1])
+    owners["certain_accuracy"] = owner[outside]
     result = {}
-    for name, value in compute_metrics(labels, probabilities, threshold).items():
+    for name, value in compute_metrics(labels, probabilities, threshold, uncertain).items():
         low, high = np.percentile([s[name] for s in samples], (2.5, 97.5))
         if low == high and name in owners:
             width = 1.0 - 0.025 ** (1.0 / max(len(np.unique(owners[name])), 1))
             low, high = max(low - width, 0.0), min(high + width, 1.0)
-        result[name] = {"value": value, "low": float(low), "high": float(high)}
+        # resampling makes the calibration error larger; the interval is widened to hold the value
+        result[name] = {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """From logits to probabilities, and the band of probabilities not to be relied on."""
+
+    temperature: float
+    offset: float
+    uncertain: tuple[float, float]
+
+    @classmethod
+    def fit(cls, logits: np.ndarray, stressed: np.ndarray, labels: np.ndarray) -> Calibration:
+        """Fit on validation patients: the probability on films as they come, the band on films under
+        stress as well, since it is to hold where films differ.
+
+        Args:
+            logits: (N,), of the films as they are.
+            stressed: (N,), of the same under stress.
+            labels: (N,) of 0 and 1, both present.
+        """
+        temperature, offset = fit_calibration(logits, labels)
+        both = calibrate(np.concatenate([logits, stressed]), temperature, offset)
+        return cls(temperature, offset, find_uncertain_band(np.tile(labels, 2), both))
+
+    def measure(self, labels: np.ndarray, logits: np.ndarray, patients: Sequence[str]) -> Intervals:
+        """``metrics_with_intervals`` of logits (N,) at ``THRESHOLD``."""
+        probabilities = calibrate(logits, self.temperature, self.offset)
+        return metrics_with_intervals(labels, probabilities, THRESHOLD, self.uncertain, patients)
 
 
 def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -107,6 +185,20 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, floa
     return scale / slope, float(model.intercept_[0])
 
 
+def find_uncertain_band(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
+    """The band outside of which a film may be called with few errors: no more than ``MISSED_SHARE`` of
+    the PNEUMONIA films lie below it, and of the NORMAL films above it (after Vovk 2012, conformal
+    prediction by class). It always holds ``THRESHOLD``.
+
+    Args:
+        labels: (N,) of 0 and 1, both present, of patients never trained on.
+        probabilities: (N,), calibrated.
+    """
+    low = float(np.quantile(probabilities[labels > 0.5], MISSED_SHARE, method="lower"))
+    high = float(np.quantile(probabilities[labels < 0.5], 1.0 - MISSED_SHARE, method="higher"))
+    return min(low, THRESHOLD), max(high, THRESHOLD)
+
+
 def calibrate(logits: np.ndarray, temperature: float, offset: float) -> np.ndarray:
     """Logits (N,) to probabilities (N,)."""
     return expit(np.asarray(logits, np.float64) / temperature + offset)
@@ -115,43 +207,65 @@ def calibrate(logits: np.ndarray, temperature: float, offset: float) -> np.ndarr
 def format_metrics(metrics: Intervals) -> str:
     """A line a metric: value and 95 % interval."""
     return "\n".join(
-        f"{name:12} {m['value']:.4f}  (95 % interval {m['low']:.4f} .. {m['high']:.4f})"
+        f"{name:17} {m['value']:.4f}  (95 % interval {m['low']:.4f} .. {m['high']:.4f})"
         for name, m in metrics.items()
     )
 
 
+def auroc_with_interval(
+    labels: np.ndarray, scores: np.ndarray, patients: Sequence[str], seed: int = 0
+) -> dict[str, float]:
+    """AUROC with the 95 % percentile interval of a bootstrap over patients: value, low, high."""
+    samples = []
+    for drawn in _draw_patients(patients, seed):
+        if 0 < labels[drawn].sum() < len(drawn):
+            samples.append(roc_auc_score(labels[drawn], scores[drawn]))
+    low, high = np.percentile(samples, (2.5, 97.5))
+    return {"value": float(roc_auc_score(labels, scores)), "low": float(low), "high": float(high)}
+
+
+def _draw_patients(patients: Sequence[str], seed: int) -> Iterator[np.ndarray]:
+    """Indices of the films of as many patients as there are, drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    names, owner = np.unique(np.asarray(patients), return_inverse=True)
+    films_of = [np.flatnonzero(owner == i) for i in range(len(names))]
+    for _ in range(BOOTSTRAP_RESAMPLES):
+        yield np.concatenate([films_of[i] for i in rng.integers(0, len(names), len(names))])
+
+
 def main() -> None:
-    from training.dataset import SPLITS, load_films
-    from training.plots import plot_confusion, plot_roc
-    from training.train import TrainConfig, build_from, predict_logits
+    from training import explanation, measure
+    from training.dataset import SPLITS
 
     parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate", description=__doc__.split("\n")[0]
+        prog="python -m training.evaluate", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--run", type=Path, required=True, help="runs/NAME of training.train")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--split", choices=SPLITS, default="test")
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="a trained run")
+    run.add_argument("run", type=Path, help="runs/NAME of training.train")
+    run.set_defaults(act=lambda a: measure.evaluate_run(a.run, a.data, a.split), split="test")
+    model = commands.add_parser("model", help="a shipped model, on a split or on any labelled folder")
+    model.set_defaults(
+        act=lambda a: measure.evaluate_model(a.model, a.data, a.split, a.plots), split="val"
+    )
+    model.add_argument("--plots", type=Path, help="folder for the reliability diagram")
+    evidence = commands.add_parser("explanation", help="the evidence of a shipped model")
+    evidence.set_defaults(
+        act=lambda a: explanation.evaluate(a.model, a.data, a.split, a.run), split="val"
+    )
+    evidence.add_argument("--run", type=Path, help="its run, for the tests that need gradients")
+    size = commands.add_parser("resolution", help="a shipped model on enlarged films")
+    size.set_defaults(act=lambda a: measure.evaluate_resolution(a.model, a.data, a.split), split="val")
+    for command in (run, model, evidence, size):
+        command.add_argument("--data", type=Path, required=True)
+        command.add_argument("--split", choices=SPLITS, default=command.get_default("split"))
+    for command in (model, evidence, size):
+        command.add_argument("--model", default="int8", help="int8, float32 or FILE.tflite")
     args = parser.parse_args()
-
-    config = TrainConfig(**json.loads((args.run / "config.json").read_text()))
-    calibration = json.loads((args.run / "metrics.json").read_text())["calibration"]
-    model = build_from(config)
-    model.load_weights(args.run / "best_weights.h5")
     try:
-        films = load_films(args.data, args.split, config.image_size)
-    except ValueError as error:
+        print(args.act(args))
+    except (ValueError, FileNotFoundError) as error:
         parser.exit(1, f"{error}\n")
-    labels = films.labels
-    logits = predict_logits(model, films.images)
-    probabilities = calibrate(logits, calibration["temperature"], calibration["offset"])
-    print(format_metrics(metrics_with_intervals(labels, probabilities, THRESHOLD, films.patients)))
-    plot_roc(labels, probabilities, args.run / f"roc_{args.split}.png", f"ROC, {args.split}")
-    plot_confusion(
-        labels,
-        probabilities >= THRESHOLD,
-        args.run / f"confusion_{args.split}.png",
-        f"Films, {args.split}",
-    )
 
 
 if __name__ == "__main__":

@@ -1,73 +1,171 @@
-"""Measure a shipped model on films of known label, through the runtime that users have.
-
-Commands (the figures of models/README.md that export does not print)::
-
-    python -m training.measure data/nih_adults
-    python -m training.measure data/chest_xray --split val
-"""
+"""What ``python -m training.evaluate`` says of a run, and of a shipped model on films of known label."""
 
 from __future__ import annotations
 
-import argparse
+import io
+import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from cxr import Classifier, read_image
-from training.dataset import LABELS, SPLITS, list_films
-from training.evaluate import format_metrics, metrics_with_intervals
+from cxr import Classifier, Prediction, read_image
+from training.dataset import LABELS, SERIES, list_labelled, load_films, parse_path
+from training.evaluate import (
+    THRESHOLD,
+    Calibration,
+    auroc_with_interval,
+    calibrate,
+    compute_metrics,
+    format_metrics,
+    metrics_with_intervals,
+    reliability,
+)
+from training.plots import plot_confusion, plot_reliability, plot_roc
+
+ENLARGED_PX = (2400, 2000)  # width and height
+GRAIN = 8.0  # standard deviation, gray levels
+RESOLUTION_FILMS = 200
 
 
-def list_labelled(folder: Path, split: str) -> list[tuple[Path, int, str]]:
-    """Path, label and patient of each film in ``folder``.
-
-    Args:
-        folder: ``{NORMAL,PNEUMONIA}/<patient>_<image>.*``, of which all films are taken, or the data
-            set's own layout, of which ``split`` is.
-        split: train, val or test.
+def evaluate_run(run: Path, data: Path, split: str) -> str:
+    """Metrics with intervals of a run's best weights on a split, as text; ROC and confusion matrix are
+    saved in the run's folder.
 
     Raises:
-        ValueError: if there is no film.
+        FileNotFoundError: if the run is not complete.
+        ValueError: if the data cannot be read.
     """
-    if any((folder / label).is_dir() for label in LABELS):
-        paths = [(path, i) for i, label in enumerate(LABELS) for path in (folder / label).glob("*")]
-        found = [(path, i, path.stem.split("_")[0]) for path, i in sorted(paths)]
-    else:
-        films = [film for film in list_films(folder) if film.split == split]
-        found = [(folder / film.path, film.label, film.patient) for film in films]
-    if not found:
-        raise ValueError(f"received {folder}, which holds no film in NORMAL or PNEUMONIA")
-    return found
+    from training.model import load_run
+    from training.validation import predict_logits
+
+    config, model = load_run(run)
+    saved = json.loads((run / "metrics.json").read_text())["calibration"]
+    calibration = Calibration(**saved)
+    films = load_films(data, split, config.image_size)
+    logits = predict_logits(model, films.images)[:, 0]
+    probabilities = calibrate(logits, calibration.temperature, calibration.offset)
+    plot_roc(films.labels, probabilities, run / f"roc_{split}.png", f"ROC, {split}")
+    confusion = run / f"confusion_{split}.png"
+    plot_confusion(films.labels, probabilities >= THRESHOLD, confusion, f"Films, {split}")
+    return format_metrics(calibration.measure(films.labels, logits, films.patients))
 
 
-def share_in_upper_corners(evidence: np.ndarray) -> float:
-    """Share of the maps (N, h, w) whose strongest cell is one of the two upper corners."""
-    strongest = evidence.reshape(len(evidence), -1).argmax(axis=1)
-    return float(np.isin(strongest, (0, evidence.shape[2] - 1)).mean())
+def evaluate_model(name: str, folder: Path, split: str, plots: Path | None) -> str:
+    """A shipped model on labelled films, through the runtime: metrics with intervals, the verdicts by
+    series, the cause of pneumonia where the file names tell it, and calibration before and after.
 
+    Args:
+        name: as ``Classifier.load`` takes it.
+        folder, split: as ``list_labelled`` takes them.
+        plots: where the reliability diagram goes, if anywhere.
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.measure", description=__doc__.split("\n", maxsplit=1)[0]
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--split", choices=SPLITS, default="val")
-    parser.add_argument("--model", default="int8")
-    args = parser.parse_args()
-    classifier = Classifier.load(args.model)
-    try:
-        films = list_labelled(args.folder, args.split)
-        predictions = [classifier.predict(read_image(path)) for path, _, _ in films]
-    except ValueError as error:
-        parser.exit(1, f"{error}\n")
+    Raises:
+        ValueError: if the model cannot be used, or a film cannot be read.
+    """
+    classifier = Classifier.load(name)
+    card = classifier.card
+    films = list_labelled(folder, split)
+    predictions = [classifier.predict(read_image(path)) for path, _, _ in films]
     labels = np.array([label for _, label, _ in films])
-    probabilities = np.array([p.probability for p in predictions])
+    if len(set(labels)) < 2:
+        raise ValueError(f"received {folder} with films of one label; accepted are both")
     patients = [patient for _, _, patient in films]
-    threshold = classifier.card.threshold
-    print(format_metrics(metrics_with_intervals(labels, probabilities, threshold, patients)))
-    evidence = np.stack([p.evidence for p in predictions])[labels == 1]
-    print(f"strongest cell in an upper corner: {share_in_upper_corners(evidence):.1%} of PNEUMONIA films")
+    probabilities = np.array([p.probability for p in predictions])
+    metrics = metrics_with_intervals(labels, probabilities, card.threshold, card.uncertain, patients)
+    parts = [f"{card.name} on {len(films)} films\n\n{format_metrics(metrics)}"]
+    if not (folder / LABELS[0]).is_dir():  # the data set's own layout, whose names tell the series
+        series = np.array([parse_path(path.as_posix()).series for path, _, _ in films])
+        parts.append(_format_series(series, predictions))
+        parts.append(_format_cause(series, predictions, patients, card.cause))
+    raw = calibrate(np.array([p.logit for p in predictions]), 1.0, 0.0)
+    before = compute_metrics(labels, raw, card.threshold, card.uncertain)
+    parts.append(
+        f"before calibration: Brier score {before['brier']:.4f}, "
+        f"expected calibration error {before['ece']:.4f}"
+    )
+    if plots:
+        curves = {
+            "uncalibrated": reliability(labels, raw),
+            "calibrated": reliability(labels, probabilities),
+        }
+        plot_reliability(curves, plots / f"reliability_{split}.png", f"{card.name}, {split}")
+    return "\n\n".join(parts)
 
 
-if __name__ == "__main__":
-    main()
+def evaluate_resolution(name: str, folder: Path, split: str) -> str:
+    """Verdicts on films enlarged as ``enlarge`` does, against those on the films as they are.
+
+    Args:
+        name: as ``Classifier.load`` takes it.
+        folder, split: as ``list_labelled`` takes them; ``RESOLUTION_FILMS`` are drawn.
+    """
+    classifier = Classifier.load(name)
+    films = list_labelled(folder, split)
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(len(films))[:RESOLUTION_FILMS]
+    agree, moved = [], []
+    for index in chosen:
+        pixels = read_image(films[index][0])
+        small, large = (
+            classifier.predict(p) for p in (pixels, read_image(io.BytesIO(enlarge(pixels, int(index)))))
+        )
+        agree.append(small.label == large.label)
+        moved.append(abs(small.probability - large.probability))
+    return (
+        f"{classifier.card.name} on {len(chosen)} films of {split} enlarged to {ENLARGED_PX[0]} x "
+        f"{ENLARGED_PX[1]} px: {np.mean(agree):.1%} keep their label; the probability moves by "
+        f"{np.median(moved):.4f} in the median, {np.percentile(moved, 95):.4f} in the 95th percentile"
+    )
+
+
+def enlarge(pixels: np.ndarray, seed: int) -> bytes:
+    """A synthetic original of a small film uint8 (H, W): a JPEG of ``ENLARGED_PX`` with grain.
+
+    Args:
+        pixels: the film.
+        seed: of the grain.
+    """
+    large = cv2.resize(pixels, ENLARGED_PX, interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    grain = np.random.default_rng(seed).standard_normal(large.shape, np.float32) * GRAIN
+    noisy = np.clip(np.rint(large + grain), 0, 255).astype(np.uint8)
+    return cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+def _format_series(series: np.ndarray, predictions: list[Prediction]) -> str:
+    """A markdown table: films, right verdicts and films in the uncertain band, by series."""
+    positive = np.array([p.label == "PNEUMONIA" for p in predictions])
+    uncertain = np.array([p.uncertain for p in predictions])
+    lines = ["| series | films | right | uncertain |", "|---|---|---|---|"]
+    for name in SERIES:
+        members = series == name
+        if members.any():
+            right = positive[members] == (name in ("bacteria", "virus"))
+            lines.append(
+                f"| {name} | {members.sum()} | {right.mean():.3f} | {uncertain[members].mean():.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def _format_cause(
+    series: np.ndarray,
+    predictions: list[Prediction],
+    patients: list[str],
+    calibration: dict[str, float] | None,
+) -> str:
+    """AUROC of virus against bacteria on films with pneumonia, and accuracy where a cause is given."""
+    sick = np.isin(series, ("bacteria", "virus"))
+    viral = series[sick] == "virus"
+    scores = np.array([p.cause for p in predictions])[sick]
+    auroc = auroc_with_interval(viral, scores, np.array(patients)[sick])
+    text = (
+        f"virus against bacteria: AUROC {auroc['value']:.4f} ({auroc['low']:.4f} .. {auroc['high']:.4f})"
+    )
+    if not calibration:
+        return text
+    chances = calibrate(scores, **calibration)
+    found = compute_metrics(viral, chances, THRESHOLD, (THRESHOLD, THRESHOLD))
+    return (
+        f"{text}, virus recognized {found['sensitivity']:.3f}, bacteria {found['specificity']:.3f}, "
+        f"Brier score {found['brier']:.4f}, expected calibration error {found['ece']:.4f}"
+    )

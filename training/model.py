@@ -1,21 +1,64 @@
-"""The network: a backbone on one gray channel, global average pooling, dropout, one logit."""
+"""The network: a backbone on one gray channel, global average pooling, dropout, two logits."""
 
 from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
+from training.config import TrainConfig
+
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
 IMAGENET_STD = np.array([0.229, 0.224, 0.225])
-GRAY_MEAN = float(IMAGENET_MEAN.mean())
-GRAY_STD = float(IMAGENET_STD.mean())
 
-BACKBONES = {"efficientnet_b0": tf_keras.applications.EfficientNetB0}
+CAFFE_MEAN = np.array([103.939, 116.779, 123.68]) / 255.0  # blue, green, red
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A feature extractor of stride 32. ``mean`` and ``std``: of the channels (3,), that its ImageNet
+    weights were trained to see removed, of full scale; ``normalizes``: whether it does so itself."""
+
+    build: Callable[..., tf_keras.Model]
+    mean: np.ndarray
+    std: np.ndarray
+    normalizes: bool = False
+
+
+def _build_small_cnn(weights: str | None, include_top: bool, **options: Any) -> tf_keras.Model:
+    """Five blocks of convolution, BatchNorm, ReLU and pooling; it has no ImageNet weights."""
+    if weights or include_top:
+        raise ValueError(f"received weights {weights!r} for small_cnn; accepted is none")
+    image = options.get("input_tensor")
+    features = layers.Input(options["input_shape"]) if image is None else image
+    image = features
+    for i, channels in enumerate((16, 32, 64, 128, 256)):
+        features = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"conv{i}")(features)
+        features = layers.BatchNormalization(name=f"bn{i}")(features)
+        features = layers.MaxPooling2D(name=f"pool{i}")(layers.ReLU(name=f"relu{i}")(features))
+    return tf_keras.Model(image, features)
+
+
+_HALF, _APPLICATIONS = np.full(3, 0.5), tf_keras.applications
+BACKBONES = {
+    "efficientnet_b0": Backbone(_APPLICATIONS.EfficientNetB0, IMAGENET_MEAN, IMAGENET_STD, True),
+    "efficientnet_b3": Backbone(_APPLICATIONS.EfficientNetB3, IMAGENET_MEAN, IMAGENET_STD, True),
+    "mobilenet_v2": Backbone(_APPLICATIONS.MobileNetV2, _HALF, _HALF),
+    "vgg16": Backbone(_APPLICATIONS.VGG16, CAFFE_MEAN, np.full(3, 1 / 255.0)),
+    "resnet50_v2": Backbone(_APPLICATIONS.ResNet50V2, _HALF, _HALF),
+    "small_cnn": Backbone(_build_small_cnn, _HALF, _HALF),
+}
 PADDINGS = ("torchvision", "keras")
-FEATURES_LAYER = "top_activation"
-LOGIT_LAYER = "logit"
+POOLED_LAYER = "pooled"
+LOGIT_LAYER = "logit"  # log-odds of pneumonia
+CAUSE_LAYER = "cause"  # log-odds of a virus, given pneumonia
 
 
 def build_model(
@@ -43,7 +86,8 @@ def build_model(
             and the evidence map is drawn a cell too far to the left and above.
 
     Returns:
-        A flat Keras model, float32 (B, image_size, image_size, 1) of 0..255 to float32 (B, 1) logits.
+        A flat Keras model, float32 (B, image_size, image_size, 1) of 0..255 to float32 (B, 2): the
+        log-odds of pneumonia, and of a virus given pneumonia.
 
     Raises:
         ValueError: for an unknown backbone or padding, an input size that 32 does not divide, or
@@ -57,26 +101,72 @@ def build_model(
         raise ValueError(f"received the padding {padding!r}; accepted are {', '.join(PADDINGS)}")
     if weights == "imagenet" and padding != "keras":
         raise ValueError(f"received weights 'imagenet' with padding {padding!r}; accepted is 'keras'")
-    build = BACKBONES[backbone]
-    base = build(weights=None, include_top=False, input_shape=(image_size, image_size, 1))
+    kind = BACKBONES[backbone]
+    options: dict[str, Any] = {"include_top": False}
+    image = layers.Input((image_size, image_size, 1), name="image")
+    if kind.normalizes:
+        base = kind.build(weights=None, input_shape=image.shape[1:], **options)
+    else:
+        mean, std = kind.mean.mean(), kind.std.mean()
+        normalized = layers.Rescaling(1.0 / (255.0 * std), -mean / std)(image)
+        base = kind.build(weights=None, input_tensor=normalized, input_shape=image.shape[1:], **options)
     if padding == "torchvision":
         base = tf_keras.models.clone_model(base, clone_function=_pad_both_sides)
     if weights != "none":
-        source = build(weights=weights, include_top=False, input_shape=(image_size, image_size, 3))
-        _copy_to_gray(source, base)
-    _set_normalization(base, GRAY_MEAN, GRAY_STD)
-    pooled = layers.GlobalAveragePooling2D(name="pooled")(base.get_layer(FEATURES_LAYER).output)
+        source = kind.build(weights=weights, input_shape=(image_size, image_size, 3), **options)
+        _copy_to_gray(source, base, kind)
+    if kind.normalizes:
+        _set_normalization(base, kind.mean.mean(), kind.std.mean())
+    pooled = layers.GlobalAveragePooling2D(name=POOLED_LAYER)(base.output)
     dropped = layers.Dropout(dropout, name="dropout")(pooled)
-    logit = layers.Dense(1, name=LOGIT_LAYER, dtype="float32")(dropped)
-    return tf_keras.Model(base.input, logit, name=backbone)
+    heads = [layers.Dense(1, name=name, dtype="float32")(dropped) for name in (LOGIT_LAYER, CAUSE_LAYER)]
+    return tf_keras.Model(base.input, layers.Concatenate(name="logits")(heads), name=backbone)
 
 
-def set_trainable(model: tf_keras.Model, backbone: bool) -> None:
-    """Train the head alone, or all weights. BatchNorm always stays in inference mode: batches of 32
-    augmented films would replace good statistics by noisy ones."""
-    for layer in model.layers:
-        is_norm = isinstance(layer, (layers.BatchNormalization, layers.Normalization))
-        layer.trainable = layer.name == LOGIT_LAYER or (backbone and not is_norm)
+def build_from(config: TrainConfig, weights: str = "none") -> tf_keras.Model:
+    """The network of a run, with initial weights as ``build_model`` takes them."""
+    return build_model(config.backbone, config.image_size, weights, config.dropout, config.padding)
+
+
+def load_run(run: Path, weights: str = "best_weights.h5") -> tuple[TrainConfig, tf_keras.Model]:
+    """A run's configuration, and its network with the weights of a file in its folder.
+
+    Raises:
+        FileNotFoundError: if the run is not complete.
+    """
+    config = TrainConfig(**json.loads((run / "config.json").read_text()))
+    if not (run / weights).exists():
+        raise FileNotFoundError(f"received {run}, which lacks {weights}")
+    model = build_from(config)
+    model.load_weights(run / weights)
+    return config, model
+
+
+def set_trainable(
+    model: tf_keras.Model, backbone: bool, freeze_until: str = "", freeze_norms: bool = True
+) -> None:
+    """Train the heads alone, or all weights.
+
+    Args:
+        model: of ``build_model``.
+        backbone: whether the backbone is trained.
+        freeze_until: name of the first backbone layer that is; none before it. Empty: all are.
+        freeze_norms: keep BatchNorm in inference mode: batches of 32 augmented films would replace the
+            good statistics of ImageNet weights by noisy ones.
+
+    Raises:
+        ValueError: if no layer has that name.
+    """
+    names = [layer.name for layer in model.layers]
+    if freeze_until and freeze_until not in names:
+        raise ValueError(f"received freeze_until {freeze_until!r}; accepted is a layer of {model.name}")
+    first = names.index(freeze_until) if freeze_until else 0
+    for i, layer in enumerate(model.layers):
+        is_frozen = isinstance(layer, layers.Normalization) or (
+            freeze_norms and isinstance(layer, layers.BatchNormalization)
+        )
+        is_head = layer.name in (LOGIT_LAYER, CAUSE_LAYER)
+        layer.trainable = is_head or (backbone and i >= first and not is_frozen)
 
 
 def grad_cam(model: tf_keras.Model, images: np.ndarray) -> np.ndarray:
@@ -92,7 +182,8 @@ def grad_cam(model: tf_keras.Model, images: np.ndarray) -> np.ndarray:
     Returns:
         float32 (B, S/32, S/32).
     """
-    features_model = tf_keras.Model(model.input, [model.get_layer(FEATURES_LAYER).output, model.output])
+    outputs = [model.get_layer(POOLED_LAYER).input, model.get_layer(LOGIT_LAYER).output]
+    features_model = tf_keras.Model(model.input, outputs)
     with tf.GradientTape() as tape:
         features, logit = features_model(images, training=False)
     gradient = tape.gradient(logit, features)
@@ -114,20 +205,26 @@ def _pad_both_sides(layer: layers.Layer) -> layers.Layer:
     return type(layer).from_config(config)
 
 
-def _copy_to_gray(source: tf_keras.Model, target: tf_keras.Model) -> None:
-    """Copy weights layer by layer, by name; sum the stem's channels. Keras' own ImageNet network has
-    one layer more than the one built without weights, and no weights in it."""
-    shift = 0.0
+def _copy_to_gray(source: tf_keras.Model, target: tf_keras.Model, kind: Backbone) -> None:
+    """Copy weights layer by layer, by name, and sum the first convolution's channels. Keras' own ImageNet
+    networks may have a layer more than those built without weights, and no weights in it."""
+    scale = kind.std.mean() / kind.std
+    offset = (kind.mean.mean() - kind.mean) / kind.std
+    shift = None  # of the first convolution's output, until it has found its place
     for layer in source.layers:
         values = layer.get_weights()
         if not values or isinstance(layer, layers.Normalization):
             continue
-        if layer.name == "stem_conv":
-            (kernel,) = values  # (3, 3, 3, 32)
-            scale = GRAY_STD / IMAGENET_STD
-            shift = np.einsum("hwco,c->o", kernel, (GRAY_MEAN - IMAGENET_MEAN) / IMAGENET_STD)
-            values = [np.einsum("hwco,c->hwo", kernel, scale)[:, :, np.newaxis]]
-        elif layer.name == "stem_bn":
-            gamma, beta, moving_mean, moving_variance = values
-            values = [gamma, beta, moving_mean - shift, moving_variance]
+        if isinstance(layer, layers.Conv2D) and values[0].shape[2] == 3:
+            kernel, *bias = values  # (h, w, 3, C)
+            shift = np.einsum("hwco,c->o", kernel, offset)
+            values = [
+                np.einsum("hwco,c->hwo", kernel, scale)[:, :, np.newaxis],
+                *(b + shift for b in bias),
+            ]
+            shift = None if bias else shift
+        elif shift is not None and isinstance(layer, layers.BatchNormalization):
+            *others, moving_mean, moving_variance = values
+            values = [*others, moving_mean - shift, moving_variance]
+            shift = None
         target.get_layer(layer.name).set_weights(values)

@@ -67,3 +67,22 @@ def plot_confusion(labels: np.ndarray, predicted: np.ndarray, path: Path, title:
                 color="w" if dark else "k",
             )
     save_figure(figure, path)
+
+
+def plot_reliability(curves: dict[str, tuple[np.ndarray, ...]], path: Path, title: str) -> None:
+    """Share of PNEUMONIA against mean probability by bin, from ``training.evaluate.reliability``;
+    the larger a dot, the more films."""
+    figure, axes = new_figure(title, "mean probability", "share with pneumonia")
+    axes.plot([0, 1], [0, 1], linestyle=":", color="gray")
+    for name, (counts, expected, observed, _) in curves.items():
+        (line,) = axes.plot(expected, observed, label=name)
+        axes.scatter(expected, observed, s=4 * np.sqrt(counts), color=line.get_color())
+    axes.legend()
+    save_figure(figure, path)
+
+
+def plot_learning_rates(rates: np.ndarray, losses: np.ndarray, path: Path) -> None:
+    """Smoothed loss (N,) against the learning rate (N,) it was reached at."""
+    figure, axes = new_figure("Learning-rate range test", "learning rate", "loss")
+    axes.semilogx(rates, losses)
+    save_figure(figure, path)

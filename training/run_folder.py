@@ -1,13 +1,25 @@
-"""The folder of a run: its configuration and its history, an epoch a row."""
+"""The folder of a run: its configuration, from flags, and its history, an epoch a row."""
 
 from __future__ import annotations
 
+import argparse
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+
+
+def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
+    """A flag for each field of a dataclass, of its default's type."""
+    for field in dataclasses.fields(config):
+        kind: Row = {"type": type(field.default)}
+        if isinstance(field.default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, default=field.default, help=" ", **kind)
 
 
 def check_run(run: Path, config: Row, resume: bool) -> None:

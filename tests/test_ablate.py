@@ -1,0 +1,95 @@
+"""The leave-series-out study on cartoon films."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import training  # noqa: F401  before tensorflow
+from tests.conftest import draw_film
+from training.ablate import (
+    PROBE,
+    SERIES_FOLDS,
+    format_table,
+    format_thresholds,
+    make_folds,
+    study,
+    summarize,
+)
+from training.dataset import parse_path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Both normal series and both causes, in training and validation patients."""
+    root = tmp_path_factory.mktemp("series") / "chest_xray"
+    names = {
+        "NORMAL": ("IM-{:04d}-0001.jpeg", "NORMAL2-IM-{:04d}-0001.jpeg"),
+        "PNEUMONIA": ("person{}_bacteria_1.jpeg", "person{}_virus_1.jpeg"),
+    }
+    for label, patterns in names.items():
+        (root / "train" / label).mkdir(parents=True)
+        for pattern in patterns:
+            missing = {"train": 6, "val": 3}
+            for patient in range(1000):
+                name = pattern.format(patient)
+                split = parse_path(f"train/{label}/{name}").split
+                if missing[split]:
+                    missing[split] -= 1
+                    film = Image.fromarray(draw_film(patient, label == "PNEUMONIA"))
+                    film.save(root / "train" / label / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(data):
+    return dataclasses.replace(
+        PROBE,
+        data=str(data),
+        weights="none",
+        backbone="small_cnn",
+        image_size=32,
+        film_size=48,
+        batch_size=4,
+    )
+
+
+def test_a_fold_never_trains_on_the_series_it_holds_out(config):
+    folds = {fold.name: fold for fold in make_folds(config.data, config)}
+    for name, held in SERIES_FOLDS.items():
+        fold = folds[name]
+        assert set(fold.held_out.series) == set(held)
+        assert not set(fold.train.series) & set(held)
+        assert not set(fold.inner.series) & set(held)
+        assert not set(fold.train.patients) & set(fold.inner.patients)
+        assert len(fold.held_out.labels) == 18
+        assert fold.held_out.images.shape == fold.held_out_stressed.shape == (18, 32, 32, 1)
+        assert len(fold.sharpness) == 18
+    patients = folds["patients"]
+    assert len(patients.train.labels) == 24
+    assert not set(patients.train.patients) & set(patients.held_out.patients)
+
+
+def test_a_study_keeps_its_runs_and_prints_its_tables(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.ablate.SEEDS", 2)
+    arguments = (config, ["base", "MixUp 0.2"], list(SERIES_FOLDS), None, 2)
+    study(tmp_path, *arguments)
+    files = sorted(tmp_path.glob("*.npz"))
+    assert len(files) == 8
+    times = [path.stat().st_mtime_ns for path in files]
+    study(tmp_path, *arguments)
+    assert [path.stat().st_mtime_ns for path in files] == times
+    scores = summarize(files[0])
+    assert set(scores) == {"held out", "stressed", "sharpness"}
+    assert all(0 <= value <= 1 for value in scores.values())
+    table = format_table(tmp_path).splitlines()
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| base", "| MixUp 0.2"]
+    mean = np.mean([summarize(p)["held out"] for p in files if p.name.startswith("base")])
+    assert f"| {mean:.4f} |" in table[2]
+    assert ", sd " in table[3]
+    with pytest.raises(ValueError, match="another configuration"):
+        study(tmp_path, dataclasses.replace(config, dropout=0.5), ["base"], list(SERIES_FOLDS), None, 2)
+    thresholds = format_thresholds(tmp_path)
+    assert "| logit 0 |" in thresholds
+    assert "| balanced Platt, plain and stressed |" in thresholds

@@ -1,0 +1,137 @@
+"""Backbones under one protocol: the same films, batches, augmentation, epochs and measurements.
+
+Command (the table of models/README.md)::
+
+    python -m training.compare --data data/chest_xray
+
+From random weights, or from Keras' ImageNet weights with ``--weights imagenet``, which are downloaded.
+Each backbone is a run of ``training.train`` in ``runs/<name>/<backbone>``; one that is there already is
+only measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from training.config import TrainConfig
+from training.dataset import load_films
+from training.evaluate import Calibration, Intervals
+from training.model import BACKBONES, load_run
+from training.run_folder import check_run
+from training.train import train
+from training.validation import load_validation, predict_logits
+
+PROTOCOL = TrainConfig(
+    name="compare",
+    weights="none",
+    padding="keras",
+    image_size=96,
+    film_size=128,
+    head_epochs=0,
+    epochs=2,
+    freeze_norms=False,
+    average_steps=1,  # an average of weights would not fit BatchNorm's statistics
+)
+REPEATS, WARMUP = 50, 10
+
+
+def compare(config: TrainConfig, backbones: list[str], runs: Path = Path("runs")) -> str:
+    """Train and measure each backbone. Returns a markdown table.
+
+    Args:
+        config: the protocol; its backbone is replaced.
+        backbones: keys of ``BACKBONES``.
+        runs: folder of runs.
+
+    Raises:
+        ValueError: if the data cannot be used, or a run was started with another protocol.
+    """
+    validation = load_validation(config)
+    test = load_films(config.data, "test", config.image_size)
+    rows, models = [], []
+    for backbone in backbones:
+        chosen = dataclasses.replace(config, name=f"{config.name}/{backbone}", backbone=backbone)
+        run = runs / chosen.name
+        check_run(run, dataclasses.asdict(chosen), resume=True)
+        if not (run / "metrics.json").exists():
+            train(chosen, runs, resume=True)
+        _, model = load_run(run)
+        plain, stressed, tested = (
+            predict_logits(model, images)[:, 0]
+            for images in (validation.films.images, validation.stressed, test.images)
+        )
+        calibration = Calibration.fit(plain, stressed, validation.films.labels)
+        metrics = [
+            calibration.measure(films.labels, logits, films.patients)
+            for films, logits in ((validation.films, plain), (test, tested))
+        ]
+        models.append(model)
+        rows.append(
+            [
+                backbone,
+                f"{model.count_params() / 1e6:.2f} M",
+                f"{model.count_params() * 4 / 1e6:.1f} MB",
+                *(_format_interval(m, name) for m in metrics for name in ("auroc", "accuracy")),
+            ]
+        )
+        print(rows[-1], flush=True)
+    lines = [
+        "| backbone | parameters | float32 weights | validation AUROC | validation accuracy | test AUROC "
+        "| test accuracy | latency / first |",
+        "|---" * 8 + "|",
+    ]
+    times = _median_latencies_ms(models, test.images[0])
+    for row, time_ms in zip(rows, times, strict=True):
+        lines.append("| " + " | ".join([*row, f"{time_ms / times[0]:.2f}"]) + " |")
+    return "\n".join(lines)
+
+
+def _median_latencies_ms(models: list[tf_keras.Model], image: np.ndarray) -> list[float]:
+    """Of one film uint8 (S, S, 1) through each compiled network, warm, taking turns."""
+    infer = [tf.function(model) for model in models]
+    film = tf.constant(image[np.newaxis], tf.float32)
+    times = np.zeros((WARMUP + REPEATS, len(models)))
+    for turn in range(len(times)):
+        for i, function in enumerate(infer):
+            start = time.perf_counter()
+            function(film, training=False).numpy()
+            times[turn, i] = (time.perf_counter() - start) * 1e3
+    return np.median(times[WARMUP:], axis=0).tolist()
+
+
+def _format_interval(metrics: Intervals, name: str) -> str:
+    m = metrics[name]
+    return f"{m['value']:.3f} ({m['low']:.3f}..{m['high']:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.compare", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    parser.add_argument("--data", default=PROTOCOL.data)
+    parser.add_argument("--weights", choices=("none", "imagenet"), default=PROTOCOL.weights)
+    parser.add_argument("--image-size", type=int, default=PROTOCOL.image_size)
+    parser.add_argument("--epochs", type=int, default=PROTOCOL.epochs)
+    parser.add_argument("--name", default=PROTOCOL.name)
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
+    args = parser.parse_args()
+    changes = {name: value for name, value in vars(args).items() if name != "backbones"}
+    changes["freeze_norms"] = args.weights == "imagenet"
+    if args.weights == "imagenet" and "small_cnn" in args.backbones:
+        args.backbones.remove("small_cnn")
+        print("small_cnn has no ImageNet weights and is left out")
+    try:
+        print(compare(dataclasses.replace(PROTOCOL, **changes), args.backbones))
+    except ValueError as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

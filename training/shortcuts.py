@@ -1,0 +1,102 @@
+"""How much of the label lies in sharpness and gray levels alone, and how far a model follows them.
+
+Command (the table of models/README.md)::
+
+    python -m training.shortcuts --data data/chest_xray
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from cxr import Classifier, preprocess, read_image
+from training.dataset import SPLITS, list_labelled
+
+FILM_PX = 224  # what sharpness is measured at, whatever the file's size
+
+
+def sharpness(pixels: np.ndarray) -> float:
+    """Variance of the Laplacian (Pech-Pacheco et al. 2000) of uint8 (H, W)."""
+    return float(cv2.Laplacian(pixels.astype(np.float32), cv2.CV_32F).var())
+
+
+CUES: dict[str, Callable[[np.ndarray], float]] = {
+    "sharpness": sharpness,
+    "1st percentile": lambda pixels: float(np.percentile(pixels, 1)),
+    "median gray": lambda pixels: float(np.median(pixels)),
+    "99th percentile": lambda pixels: float(np.percentile(pixels, 99)),
+    "gray of the upper corners": lambda pixels: float(
+        np.mean([pixels[: len(pixels) // 5, part].mean() for part in _outer_fifths(pixels)])
+    ),
+}
+
+
+def _outer_fifths(pixels: np.ndarray) -> tuple[slice, slice]:
+    width = pixels.shape[1] // 5
+    return slice(None, width), slice(-width, None)
+
+
+def measure_cues(films: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Each cue (N,) of films uint8 (H, W)."""
+    return {name: np.array([cue(film) for film in films]) for name, cue in CUES.items()}
+
+
+def format_table(data: Path, split: str, models: list[str]) -> str:
+    """A markdown table: a cue a row; its AUROC for the label alone (over or under one half alike) on the
+    film as it comes and after ``preprocess``, and Spearman's correlation of each model's logit with the
+    cue as it comes, within NORMAL and within PNEUMONIA."""
+    listed = list_labelled(data, split)
+    films = [read_image(path) for path, _, _ in listed]
+    labels = np.array([label for _, label, _ in listed])
+    small = [cv2.resize(film, (FILM_PX, FILM_PX), interpolation=cv2.INTER_AREA) for film in films]
+    cues, prepared = (
+        measure_cues(images) for images in (small, [preprocess(film, FILM_PX)[..., 0] for film in films])
+    )
+    logits = {}
+    for name in models:
+        classifier = Classifier.load(name)
+        logits[name] = np.array([classifier.predict(film).logit for film in films])
+    lines = [
+        f"| {split}, {len(films)} films | AUROC alone | after preprocess | "
+        + " | ".join(f"{name} in NORMAL | {name} in PNEUMONIA" for name in models)
+        + " |",
+        "|---" * (3 + 2 * len(models)) + "|",
+    ]
+    for name, values in cues.items():
+        cells = [f"{_separation(labels, v):.3f}" for v in (values, prepared[name])]
+        for scores in logits.values():
+            for label in (0, 1):
+                members = labels == label
+                cells.append(f"{spearmanr(scores[members], values[members]).statistic:+.2f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _separation(labels: np.ndarray, values: np.ndarray) -> float:
+    auroc = 0.5 if np.ptp(values) == 0 else float(roc_auc_score(labels, values))
+    return max(auroc, 1.0 - auroc)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.shortcuts", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split", choices=SPLITS, default="train")
+    parser.add_argument("--models", nargs="+", default=["int8"], help="int8, float32 or FILE.tflite")
+    args = parser.parse_args()
+    try:
+        print(format_table(args.data, args.split, args.models))
+    except ValueError as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()
