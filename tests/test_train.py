@@ -15,6 +15,7 @@ import pytest
 
 import training  # noqa: F401  before tensorflow
 from tests.conftest import ROOT
+from training.averaging import WeightAverage
 from training.batches import training_batches
 from training.compare import compare
 from training.config import TrainConfig
@@ -259,3 +260,17 @@ def test_backbones_are_compared_under_one_protocol(config, tmp_path):
     with pytest.raises(ValueError, match="another configuration"):
         compare(dataclasses.replace(protocol, epochs=2), ["small_cnn"], tmp_path)
     assert (tmp_path / "compare" / "small_cnn" / "metrics.json").exists()
+
+
+def test_an_average_follows_the_weights_from_the_first_step_on():
+    model = tf_keras.Sequential([tf_keras.layers.Dense(1, use_bias=False, input_shape=(1,))])
+    model.set_weights([np.array([[0.0]])])
+    slow, last = WeightAverage(model, steps=100), WeightAverage(model, steps=1)
+    for average in (slow, last):
+        average.set_model(model)
+    model.set_weights([np.array([[1.0]])])
+    for batch in range(11):
+        for average in (slow, last):
+            average.on_train_batch_end(batch)
+    assert slow.weights()[0].item() == pytest.approx(1 - 0.9**2)
+    assert last.weights()[0].item() == 1.0

@@ -26,7 +26,7 @@ class WeightAverage(tf_keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Update the average (called by Keras)."""
-        if (batch + 1) % self.interval == 0:
+        if batch % self.interval == 0:
             for average, weight in zip(self.values, read_weights(self.model), strict=True):
                 average.assign(self.decay * average + (1.0 - self.decay) * weight)
 
