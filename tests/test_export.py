@@ -16,7 +16,7 @@ from cxr import Classifier, preprocess
 from export.__main__ import ExportConfig, export, main
 from export.convert import build_export_model, to_tflite
 from export.fake_quantization import fake_quantize, measure_activation_ranges
-from export.prune import is_pruned, measure_sparsity, prune
+from export.prune import is_pruned, prune
 from export.quantize import choose_calibration_films
 from export.study import (
     Study,
@@ -28,18 +28,15 @@ from export.study import (
 from export.validate import (
     QuantizationError,
     Report,
-    blank_card,
     check_loss,
     format_table,
     gate_cause,
     write_models,
 )
 from tests.conftest import ROOT, draw_film
-from training.batches import training_batches
 from training.config import TrainConfig
-from training.dataset import load_films, load_split
-from training.model import BACKBONES, build_from, build_model, grad_cam, set_trainable
-from training.optimization import compile_model
+from training.dataset import load_films
+from training.model import build_model, grad_cam
 from training.validation import load_validation
 
 tf_keras = pytest.importorskip("tf_keras")
@@ -205,35 +202,6 @@ def test_a_model_card_without_markers_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match="markers"):
         write_models(tmp_path, {"float32": report, "int8": report}, "| a |")
     assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_backbone_trains_a_step_and_exports(backbone, tiny_data, film):
-    config = TrainConfig(
-        data=str(tiny_data), weights="none", backbone=backbone, padding="keras", image_size=64,
-        film_size=64, batch_size=4, freeze_norms=False,
-    )  # fmt: skip
-    network = build_from(config)
-    before = network.get_weights()
-    set_trainable(network, backbone=True, freeze_norms=False)
-    compile_model(network, config, 1e-2, 2)
-    films = load_split(tiny_data, "train", 64)
-    network.fit(training_batches(films, config, 0), steps_per_epoch=1, verbose=0)
-    moved = [not np.array_equal(a, b) for a, b in zip(before, network.get_weights(), strict=True)]
-    assert np.mean(moved) > 0.9
-    flatbuffer = to_tflite(network)
-    classifier = Classifier(flatbuffer, blank_card(flatbuffer, "float32", 64, {}), num_threads=1)
-    prediction = classifier.predict(film)
-    logit = network.predict(preprocess(film, 64)[None].astype(np.float32), verbose=0)[0, 0]
-    assert prediction.logit == pytest.approx(logit, rel=1e-3, abs=1e-3)
-    assert prediction.evidence.shape == (2, 2)
-
-
-def test_a_network_without_pointwise_kernels_is_not_pruned(tiny_data):
-    network = build_model("small_cnn", image_size=64)
-    with pytest.raises(ValueError, match="no 1x1 kernels; accepted is 0"):
-        prune(network, TrainConfig(data=str(tiny_data)), 0.5, 1, 1e-4)
-    assert measure_sparsity(network) == 0.0
 
 
 def test_calibration_films_are_of_both_classes_from_the_first_on(tiny_data):
