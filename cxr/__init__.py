@@ -5,12 +5,13 @@ Not for medical use.
 
 from cxr.classifier import Classifier, Prediction
 from cxr.explanation import overlay_evidence
-from cxr.imaging import InvalidImageError, preprocess, read_image
+from cxr.imaging import Film, InvalidImageError, preprocess, read_film, read_image
 from cxr.latency import Latency, measure_latency
 from cxr.model_card import InvalidModelError, ModelCard
 
 __all__ = [
     "Classifier",
+    "Film",
     "InvalidImageError",
     "InvalidModelError",
     "Latency",
@@ -19,5 +20,6 @@ __all__ = [
     "measure_latency",
     "overlay_evidence",
     "preprocess",
+    "read_film",
     "read_image",
 ]

@@ -14,6 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from cxr.imaging import preprocess
 from cxr.model_card import InvalidModelError, ModelCard
+from cxr.novelty import NoveltyModel
 
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 MODEL_NAMES = ("int8", "float32")
@@ -36,7 +37,12 @@ class Prediction:
         cause: log-odds of a virus given pneumonia, before calibration.
         evidence: float32 (h, w), class activation map in log-odds; its mean is the logit.
         embedding: float32 (1280,), pooled features.
-        latency_ms: ``preprocess`` and ``inference``, wall time.
+        novelty: how unlike the films of training it is, above 0, 1 is usual; None where the card has
+            no statistics, and so for ``screening``.
+        screening: ``typical``; ``unfamiliar``, where the probability is worth little; or ``refused``,
+            where it is no frontal chest film and the probability is worth nothing.
+        inverted: whether it looks like the negative of a chest film.
+        latency_ms: ``preprocess``, ``inference`` and ``screening``, wall time.
     """
 
     label: str
@@ -47,6 +53,9 @@ class Prediction:
     cause: float
     evidence: np.ndarray
     embedding: np.ndarray
+    novelty: float | None
+    screening: str | None
+    inverted: bool
     latency_ms: dict[str, float]
 
 
@@ -65,6 +74,7 @@ class Classifier:
                 f"a .tflite file with the signature {SIGNATURE}."
             ) from error
         _check_signature(self._runner, card.input_size)
+        self._novelty = _load_novelty(card, self._runner)
         self._lock = threading.Lock()
 
     @classmethod
@@ -119,6 +129,13 @@ class Classifier:
         viral = None
         if is_positive and card.cause:
             viral = _sigmoid(cause / card.cause["temperature"] + card.cause["offset"])
+        interpreted = time.perf_counter()
+        novelty, screening, inverted = None, None, False
+        if self._novelty:
+            novelty = self._novelty.score(output["embedding"][0])
+            screening = self._novelty.screen(novelty)
+            inverted = self._novelty.is_inverted(image[0])
+        screened = time.perf_counter()
         return Prediction(
             label=card.labels[is_positive],
             probability=probability,
@@ -128,9 +145,13 @@ class Classifier:
             cause=cause,
             evidence=output["evidence"][0, :, :, 0],
             embedding=output["embedding"][0],
+            novelty=novelty,
+            screening=screening,
+            inverted=inverted,
             latency_ms={
                 "preprocess": (prepared - start) * 1e3,
                 "inference": (done - locked) * 1e3,
+                "screening": (screened - interpreted) * 1e3,
             },
         )
 
@@ -150,6 +171,22 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
             ".tflite file."
         )
     return path
+
+
+def _load_novelty(card: ModelCard, runner) -> NoveltyModel | None:
+    if card.novelty is None:
+        return None
+    try:
+        novelty = NoveltyModel.from_json(card.novelty)
+    except ValueError as error:
+        raise InvalidModelError(f"Received a card {card.name}.json: {error}.") from error
+    width = int(runner.get_output_details()["embedding"]["shape"][1])
+    if len(novelty.mean) != width:
+        raise InvalidModelError(
+            f"Received a card {card.name}.json with novelty statistics of {len(novelty.mean)} features; "
+            f"the model has {width}."
+        )
+    return novelty
 
 
 def _check_signature(runner, input_size: int) -> None:

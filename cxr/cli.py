@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -29,6 +29,7 @@ COLUMNS = (
     "viral_probability",
     "novelty",
     "screening",
+    "inverted",
     "latency_ms",
     "error",
 )
@@ -88,7 +89,7 @@ def _positive(text: str) -> int:
 def _predict(args: argparse.Namespace) -> int:
     classifier = Classifier.load(args.model, args.threads)
     files = list(_list_files(args.paths))
-    rows = (_score(classifier, path) for path in files)
+    rows = (score_film(classifier, str(path), path) for path in files)
     rows = tqdm(rows, total=len(files), unit="film", disable=len(files) <= FEW_FILES)
     failed = False
     for row in _write_rows(rows, args.format):
@@ -105,11 +106,12 @@ def _list_files(paths: Iterable[Path]) -> Iterator[Path]:
         yield from inside or [path]
 
 
-def _score(classifier: Classifier, path: Path) -> Row:
-    row: Row = dict.fromkeys(COLUMNS) | {"path": str(path)}
+def score_film(classifier: Classifier, name: str, file: Path | BinaryIO) -> Row:
+    """One film's row: ``name`` and what the model says, or the error where the file cannot be scored."""
+    row: Row = dict.fromkeys(COLUMNS) | {"path": name}
     start = time.perf_counter()
     try:
-        prediction = classifier.predict(read_image(path))
+        prediction = classifier.predict(read_image(file))
     except InvalidImageError as error:
         return row | {"error": str(error)}
     viral = prediction.viral_probability
@@ -119,6 +121,9 @@ def _score(classifier: Classifier, path: Path) -> Row:
         "threshold": classifier.card.threshold,
         "uncertain": prediction.uncertain,
         "viral_probability": viral if viral is None else round(viral, 6),
+        "novelty": prediction.novelty if prediction.novelty is None else round(prediction.novelty, 4),
+        "screening": prediction.screening,
+        "inverted": prediction.inverted,
         "latency_ms": round((time.perf_counter() - start) * 1e3, 3),
     }
 
@@ -129,16 +134,19 @@ def _write_rows(rows: Iterable[Row], style: str) -> Iterator[Row]:
         writer = csv.DictWriter(sys.stdout, COLUMNS)
         writer.writeheader()
     elif style == "table":
-        print(f"{'label':10} {'probability':>11} {'ms':>8}  path")
+        print(f"{'label':10} {'probability':>11} {'screening':>11} {'ms':>8}  path")
     for row in rows:
         if style == "json":
             print(json.dumps(row), flush=True)
         elif style == "csv":
             writer.writerow(row)
         elif row["error"] is not None:
-            print(f"{'failed':10} {'':>11} {'':>8}  {row['path']}: {row['error']}")
+            print(f"{'failed':10} {'':>11} {'':>11} {'':>8}  {row['path']}: {row['error']}")
         else:
-            print(f"{row['label']:10} {row['probability']:11.3f} {row['latency_ms']:8.1f}  {row['path']}")
+            print(
+                f"{row['label']:10} {row['probability']:11.3f} {row['screening'] or '':>11} "
+                f"{row['latency_ms']:8.1f}  {row['path']}"
+            )
         yield row
 
 
@@ -153,9 +161,9 @@ def _info(args: argparse.Namespace) -> int:
     print(f"uncertain       {card.uncertain[0]:.3f} .. {card.uncertain[1]:.3f}")
     print(f"size            {card.size_bytes:,} bytes, sha256 {card.sha256}")
     for split, metrics in card.metrics.items():
-        print(f"{split} ({metrics['films']} films)")
+        print(f"{split} ({metrics['films']} films, {metrics['pneumonia']} with pneumonia)")
         for name, m in metrics.items():
-            if name != "films":
+            if name not in ("films", "pneumonia"):
                 interval = f"95 % interval {m['low']:.4f} .. {m['high']:.4f}"
                 print(f"  {name:17} {m['value']:.4f}  ({interval})")
     print("provenance")

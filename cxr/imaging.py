@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
+import struct
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,10 +13,10 @@ import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
-MIN_SIDE = 64
+MIN_SIDE = 128
 MAX_ASPECT = 4.0
 STRETCH_PERCENTILES = (1.0, 99.0)
 DEEP_PERCENTILES = (0.1, 99.9)
@@ -24,8 +26,8 @@ ROWS_PER_BAND = 256
 PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0: white is zero
 
 ACCEPTED = (
-    f"a JPEG, PNG, BMP, TIFF or WebP image of {MIN_SIDE} px or more a side, up to "
-    f"{MAX_PIXELS // 1_000_000} megapixels and {MAX_BYTES // 2**20} MB"
+    f"a chest film as DICOM radiograph, JPEG, PNG, BMP, TIFF or WebP of {MIN_SIDE} px or more a side, "
+    f"up to {MAX_PIXELS // 1_000_000} megapixels and {MAX_BYTES // 2**20} MB"
 )
 
 
@@ -36,18 +38,21 @@ class InvalidImageError(ValueError):
         super().__init__(f"Received {received}; accepted is {ACCEPTED}.")
 
 
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """A decoded film.
+
+    Attributes:
+        pixels: uint8 (H, W), 0 black .. 255 white.
+        notes: sentences on what was left out or should be known; often none.
+    """
+
+    pixels: np.ndarray
+    notes: tuple[str, ...]
+
+
 def read_image(file: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
-    """Decode an image file to gray pixels.
-
-    Sizes are checked on the header, before any pixel is decoded. Color is reduced with the ITU-R 601
-    luma weights; transparency is laid over black; the first frame of an animation is taken. Deeper
-    gray (16-bit, 32-bit, float) is scaled from its own minimum and maximum to 0..255, because files
-    of 10 or 12 significant bits in 16 are common and their full scale is not recorded; where a few
-    outliers, such as a burned-in marker, stretch that range to more than twice the one between the
-    0.1st and 99.9th percentile, from these percentiles.
-
-    Args:
-        file: a path, or a binary file object that is read from its current position.
+    """Decode a film to gray pixels, as ``read_film`` does.
 
     Returns:
         uint8 (H, W), 0 black .. 255 white.
@@ -55,24 +60,44 @@ def read_image(file: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
     Raises:
         InvalidImageError: for everything that cannot be read, a missing path included.
     """
+    return read_film(file).pixels
+
+
+def read_film(file: str | os.PathLike[str] | BinaryIO) -> Film:
+    """Decode an image or DICOM file, told by its content and not by its name.
+
+    Sizes are checked on the header, before any pixel is decoded. Color is reduced with the ITU-R 601
+    luma weights; transparency is laid over black; the first frame of an animation is taken. Deeper
+    gray (16-bit, 32-bit, float) is scaled from its own minimum and maximum to 0..255, because files
+    of 10 or 12 significant bits in 16 are common and their full scale is not recorded; where a few
+    outliers, such as a burned-in marker, stretch that range to more than twice the one between the
+    0.1st and 99.9th percentile, from these percentiles. DICOM: see ``cxr.dicom.read_dicom``.
+
+    Args:
+        file: a path, or a binary file object that is read from its current position.
+
+    Raises:
+        InvalidImageError: for everything that cannot be read, a missing path included.
+    """
     data = _read_bytes(file)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image)
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            pixels = _to_gray(image)
+        if _is_dicom(data):
+            from cxr.dicom import read_dicom  # pydicom is heavy, and most films need none of it
+
+            pixels, notes = read_dicom(data)
+        else:
+            pixels, notes = _read_picture(data)
     except InvalidImageError:
         raise
-    except Image.DecompressionBombError as error:  # Pillow's own limit, reached on opening
-        raise InvalidImageError(f"an image of far more than {MAX_PIXELS // 10**6} megapixels") from error
     except UnidentifiedImageError as error:
         raise InvalidImageError(f"{_describe(data)}, which is no image of a known format") from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, reached on opening
+        raise InvalidImageError(f"an image of far more than {MAX_PIXELS // 10**6} megapixels") from error
     except Exception as error:  # decoders raise many kinds on damaged files; all mean the same here
         raise InvalidImageError(f"a damaged or unsupported image ({type(error).__name__})") from error
     if pixels.min() == pixels.max():
         raise InvalidImageError(f"a blank image (every pixel is {pixels.flat[0]})")
-    return pixels
+    return Film(pixels, notes)
 
 
 def preprocess(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -101,6 +126,28 @@ def preprocess(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)[..., np.newaxis]
 
 
+def _read_picture(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
+    """What Pillow decodes."""
+    notes = ()
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        check_size(*image.size)
+        if _has_more(image):
+            notes = ("The file holds several pictures; only the first is read.",)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_gray(image), notes
+
+
+def _has_more(image: Image.Image) -> bool:
+    """Whether a file has a second frame or page; to count them all could take a hostile one minutes."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    image.seek(0)
+    return True
+
+
 def _read_bytes(file: str | os.PathLike[str] | BinaryIO) -> bytes:
     if isinstance(file, (str, os.PathLike)):
         path = Path(file)
@@ -119,10 +166,21 @@ def _read_bytes(file: str | os.PathLike[str] | BinaryIO) -> bytes:
     return data
 
 
+def _is_dicom(data: bytes) -> bool:
+    """Whether a file is DICOM by its content: its prefix, or, where the preamble was cut off, a first
+    element of group 2 or 8 in either byte order."""
+    if data[128:132] == b"DICM":
+        return True
+    if len(data) < 132:
+        return False
+    return any(
+        group in (0x0002, 0x0008) and element <= 0x0070
+        for group, element in (struct.unpack("<HH", data[:4]), struct.unpack(">HH", data[:4]))
+    )
+
+
 def _describe(data: bytes) -> str:
     """The kind of a file that Pillow does not know, from its first bytes."""
-    if data[128:132] == b"DICM":
-        return "a DICOM file"
     if data[:5] == b"%PDF-":
         return "a PDF document"
     if data[:2] == b"PK":
@@ -130,8 +188,8 @@ def _describe(data: bytes) -> str:
     return f"a file of {len(data):,} bytes"
 
 
-def _check_size(image: Image.Image) -> None:
-    width, height = image.size
+def check_size(width: int, height: int) -> None:
+    """Raise ``InvalidImageError`` for a picture, in px, that is too large, too small or a strip."""
     if width * height > MAX_PIXELS:
         raise InvalidImageError(
             f"an image of {width}x{height} px ({width * height / 1e6:.0f} megapixels)"
@@ -144,7 +202,7 @@ def _check_size(image: Image.Image) -> None:
 
 def _to_gray(image: Image.Image) -> np.ndarray:
     if image.mode[0] in "IF":  # I, I;16, I;16B, F: deeper than 8 bits
-        pixels = _scale_to_uint8(np.asarray(image))
+        pixels = scale_to_uint8(np.asarray(image))
         tags = getattr(image, "tag_v2", {})
         is_white_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts 8 bits only
         return 255 - pixels if is_white_zero else pixels
@@ -156,7 +214,7 @@ def _to_gray(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("L"))
 
 
-def _scale_to_uint8(deep: np.ndarray) -> np.ndarray:
+def scale_to_uint8(deep: np.ndarray) -> np.ndarray:
     """Scale as ``read_image`` says, a band of rows at a time: a large film must not cost gigabytes."""
     step = max(deep.size // PERCENTILE_SAMPLE, 1)
     sample = deep.ravel()[::step].astype(np.float64)

@@ -17,7 +17,7 @@ class Latency:
     """Wall times of repeated warm runs of one model on one film.
 
     Attributes:
-        samples_ms: stage (``preprocess``, ``inference``) to float64 (repeats,).
+        samples_ms: stage (``preprocess``, ``inference``, ``screening``) to float64 (repeats,).
         num_threads: threads of the inference.
     """
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 
@@ -34,7 +35,8 @@ class ModelCard:
     cause: dict[str, float] | None  # temperature and offset of the cause; null where it is not given
     evidence_scale: float  # log-odds a cell that draws at full color
     metrics: dict[str, dict[str, Any]]  # split -> metric -> value, low, high (95 % interval); films
-    novelty: dict[str, Any] | None  # statistics of the screening, null before there is one
+    operating_points: dict[str, dict[str, list[float]]]  # split -> threshold, sensitivity, specificity
+    novelty: dict[str, Any] | None  # of cxr.novelty; null where films are not screened
     provenance: dict[str, Any]  # data, weights, training, pruning, quantization, versions
     sha256: str  # of the .tflite
     size_bytes: int
@@ -112,6 +114,8 @@ def _find_problem(card: dict[str, Any]) -> str | None:
         ),
         "evidence_scale": ("above 0", is_number(card["evidence_scale"]) and card["evidence_scale"] > 0),
         "metrics": ("an object", isinstance(card["metrics"], dict)),
+        "operating_points": ("an object", isinstance(card["operating_points"], dict)),
+        "novelty": ("null or an object", isinstance(card["novelty"], (dict, NoneType))),
         "provenance": ("an object", isinstance(card["provenance"], dict)),
         "sha256": ("a string", is_text(card["sha256"])),
         "size_bytes": ("a number", is_number(card["size_bytes"])),

@@ -85,6 +85,7 @@ def export(
 
     validation = load_validation(trained)
     test = load_films(trained.data, "test", trained.image_size)
+    train = load_films(trained.data, "train", trained.image_size)
     origin = _describe_training(trained) | ({"elsewhere": elsewhere.name} if elsewhere else {})
     pruned = origin | {
         "pruning": dataclasses.asdict(config) | {"measured_sparsity": measure_sparsity(model)}
@@ -99,8 +100,8 @@ def export(
     }
     reports = {
         "dense float32": measure_model(dense, "float32", origin, validation, test, elsewhere),
-        "float32": measure_model(float32, "float32", pruned, validation, test, elsewhere),
-        "int8": measure_model(int8, "int8", quantized, validation, test, elsewhere),
+        "float32": measure_model(float32, "float32", pruned, validation, test, elsewhere, train),
+        "int8": measure_model(int8, "int8", quantized, validation, test, elsewhere, train),
     }
     check_loss(reports["float32"].validation_auroc, reports["int8"].validation_auroc)
     return gate_cause(reports)

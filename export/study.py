@@ -96,7 +96,7 @@ def report_layers(study: Study) -> str:
     the shipped ranges serve worst, by signal-to-quantization-noise ratio."""
     model = to_tflite(study.load("pruned_weights.h5"))
     chosen = slice(None, None, max(len(study.validation.films.paths) // BLOCK_FILMS, 1))
-    images = study.validation.films.images[chosen]
+    images = study.validation.films.images[chosen, ..., 0]
     reference = score(study.classifier(model), images).logits
     lines = ["| int8 alone | error of the logit / its spread | correlation |", "|---|---|---|"]
     for block in BLOCKS:
@@ -185,7 +185,9 @@ def _format(study: Study, models: dict[str, bytes]) -> str:
         "|---" * 8 + "|",
     ]
     for (name, model), classifier, time_ms in zip(models.items(), classifiers, times, strict=True):
-        plain, stressed = (score(classifier, i) for i in (films.images, study.validation.stressed))
+        plain, stressed = (
+            score(classifier, i[..., 0]) for i in (films.images, study.validation.stressed)
+        )
         calibration = Calibration.fit(plain.logits, stressed.logits, labels)
         verdicts = np.concatenate(
             [

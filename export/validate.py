@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from cxr.classifier import Classifier
 from cxr.imaging import read_image
 from cxr.latency import measure_latency
 from cxr.model_card import ModelCard
+from cxr.novelty import NoveltyModel
 from training.dataset import LABELS, Films, list_labelled
 from training.evaluate import (
     THRESHOLD,
@@ -21,6 +23,7 @@ from training.evaluate import (
     auroc_with_interval,
     calibrate,
     fit_calibration,
+    share_with_interval,
 )
 from training.explanation import map_correlation
 from training.validation import Validation
@@ -73,6 +76,7 @@ def blank_card(model: bytes, variant: str, input_size: int, provenance: dict[str
         cause=None,
         evidence_scale=1.0,
         metrics={},
+        operating_points={},
         novelty=None,
         provenance=provenance,
         sha256=hashlib.sha256(model).hexdigest(),
@@ -87,6 +91,7 @@ def measure_model(
     validation: Validation,
     test: Films,
     elsewhere: Path | None = None,
+    train: Films | None = None,
 ) -> Report:
     """Calibrate on the validation patients, then measure on every split.
 
@@ -97,11 +102,12 @@ def measure_model(
         validation: what calibration and evidence scale come from.
         test: what is reported. It decides nothing but whether the cause is good enough to be shown.
         elsewhere: a folder of labelled films of another hospital, likewise.
+        train: what novelty is learned from; without it films are not screened.
     """
     card = blank_card(model, variant, validation.films.images.shape[1], provenance)
     classifier = Classifier(model, card, num_threads=1)
     plain, stressed, tested = (
-        score(classifier, images)
+        score(classifier, images[..., 0])
         for images in (validation.films.images, validation.stressed, test.images)
     )
     labels = validation.films.labels
@@ -111,11 +117,26 @@ def measure_model(
         "stress": _measure(calibration, stressed, validation.films),
         "test": _measure(calibration, tested, test),
     }
+    screened = {
+        "validation": (plain, validation.films.patients),
+        "test": (tested, test.patients),
+    }
     if elsewhere:
-        films = list_labelled(elsewhere, "test")
-        logits = np.array([classifier.predict(read_image(path)).logit for path, _, _ in films])
-        others, patients = np.array([label for _, label, _ in films]), [name for _, _, name in films]
-        metrics["elsewhere"] = {"films": len(films), **calibration.measure(others, logits, patients)}
+        listed = list_labelled(elsewhere, "test")
+        foreign = score(classifier, (read_image(path) for path, _, _ in listed))
+        others, patients = np.array([label for _, label, _ in listed]), [name for _, _, name in listed]
+        metrics["elsewhere"] = {
+            "films": len(listed),
+            "pneumonia": int(others.sum()),
+            **calibration.measure(others, foreign.logits, patients),
+        }
+        screened["elsewhere"] = foreign, patients
+    novelty = None
+    if train:
+        seen = score(classifier, train.images[..., 0])
+        novelty = NoveltyModel.fit(seen.embeddings, train.images, plain.embeddings)
+        for split, (scores, patients) in screened.items():
+            metrics[split] |= _screen(novelty, scores.embeddings, patients)
     sick = labels == 1
     temperature, offset = fit_calibration(plain.causes[sick], validation.films.series[sick] == "virus")
     scale = max(float(np.percentile(plain.evidence[labels == 1], EVIDENCE_PERCENTILE)), 1e-3)
@@ -127,6 +148,11 @@ def measure_model(
         cause={"temperature": temperature, "offset": offset},
         evidence_scale=scale,
         metrics=metrics,
+        operating_points={
+            "validation": calibration.operating_points(labels, plain.logits),
+            "test": calibration.operating_points(test.labels, tested.logits),
+        },
+        novelty=novelty and novelty.to_json(),
     )
     return Report(model, card, tested.logits, tested.evidence)
 
@@ -208,20 +234,22 @@ def write_models(out: Path, reports: dict[str, Report], table: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Logits and causes float64 (N,), evidence float32 (N, h, w)."""
+    """Logits and causes float64 (N,), evidence float32 (N, h, w), embeddings float32 (N, E)."""
 
     logits: np.ndarray
     causes: np.ndarray
     evidence: np.ndarray
+    embeddings: np.ndarray
 
 
-def score(classifier: Classifier, images: np.ndarray) -> Scores:
-    """Film by film, as users run it."""
-    predictions = [classifier.predict(image[..., 0]) for image in images]
+def score(classifier: Classifier, films: Iterable[np.ndarray]) -> Scores:
+    """Films, uint8 (H, W) each, one by one as users run them."""
+    predictions = [classifier.predict(film) for film in films]
     return Scores(
         np.array([p.logit for p in predictions]),
         np.array([p.cause for p in predictions]),
         np.stack([p.evidence for p in predictions]),
+        np.stack([p.embedding for p in predictions]),
     )
 
 
@@ -231,6 +259,16 @@ def _measure(calibration: Calibration, scores: Scores, films: Films) -> dict[str
     viral, patients = films.series[sick] == "virus", np.array(films.patients)
     return {
         "films": len(films.labels),
+        "pneumonia": int(sick.sum()),
         **calibration.measure(films.labels, scores.logits, films.patients),
         "cause_auroc": auroc_with_interval(viral, scores.causes[sick], patients[sick]),
+    }
+
+
+def _screen(novelty: NoveltyModel, embeddings: np.ndarray, patients: Sequence[str]) -> dict[str, Any]:
+    """Share of the films that are unfamiliar or refused, and that are refused."""
+    scores = np.array([novelty.score(embedding) for embedding in embeddings])
+    return {
+        "unfamiliar": share_with_interval(scores > novelty.unfamiliar, patients),
+        "refused": share_with_interval(scores > novelty.refused, patients),
     }

@@ -10,7 +10,7 @@ if ROOT not in sys.path:  # streamlit adds only this folder
     sys.path.insert(0, ROOT)
 
 from cxr import InvalidImageError, InvalidModelError
-from streamlit_app import film, latency, sidebar, verdict
+from streamlit_app import batch, comparison, film, latency, report, screening, sidebar, threshold, verdict
 
 st.set_page_config("CXR Lite: pneumonia on chest films", layout="wide")
 st.html("<style>.stMainBlockContainer { padding-top: 2.5rem }</style>")  # less air above the title
@@ -21,34 +21,49 @@ st.markdown(
 )
 
 try:
-    classifier = sidebar.choose_model()
+    model = sidebar.choose_model()
 except InvalidModelError as error:
-    st.error(f"The model cannot be used. {error}")
+    sidebar.explain_failure(error)
     st.stop()
+classifier = model.classifier
 
-source = film.choose()
+sources = film.choose()
+if batch.is_many(sources):
+    source = batch.show(sources, classifier)
+else:
+    source = sources[0] if sources else None
+    if source is None:
+        film.explain()
 if source is None:
-    film.explain()
     sidebar.describe_model(classifier)
     st.stop()
+
 try:
-    chest_film = film.decode(source)
+    chest_film = screening.as_shown(film.decode(source.read()))
 except InvalidImageError as error:
     st.error(f"This file cannot be scored. {error}")
     sidebar.describe_model(classifier)
     st.stop()
 
 prediction = classifier.predict(chest_film.pixels)
+screening.show(prediction, chest_film, classifier)
+if not screening.admits(prediction, chest_film):
+    screening.refuse(prediction, chest_film, classifier.card)
+    sidebar.describe_model(classifier)
+    st.stop()
+
 verdict.show(prediction, classifier.card)
 left, right = st.columns(2, gap="large")
 with left:
-    overlay_ms = film.show(chest_film.pixels, prediction, classifier.card)
+    overlay_ms = film.show(chest_film, prediction, classifier.card)
+    report.offer(chest_film, prediction, classifier.card)
 with right:
     verdict.explain(prediction, classifier.card)
+    threshold.explore(prediction, classifier.card)
     (measured,) = latency.measure([classifier], chest_film)
-    latency.show(measured, chest_film.decode_ms, overlay_ms)
+    latency.show(measured, model, chest_film.decode_ms, overlay_ms)
 try:
-    sidebar.compare(chest_film)
+    comparison.show(chest_film)
 except InvalidModelError as error:
     st.sidebar.error(f"The comparison is not possible. {error}")
 sidebar.describe_model(classifier)

@@ -10,12 +10,14 @@ import streamlit as st
 
 from cxr import Classifier, Latency, measure_latency
 from cxr.latency import cpu_name
-from streamlit_app.film import Film
+from streamlit_app.film import ShownFilm
+from streamlit_app.sidebar import LoadedModel
 
 REPEATS = 30
+COLORS = ("#7a8a99", "#4c9aa8", "#0f7b8a", "#8fb8a0", "#e0a458")
 
 
-def measure(classifiers: Sequence[Classifier], film: Film) -> list[Latency]:
+def measure(classifiers: Sequence[Classifier], film: ShownFilm) -> list[Latency]:
     """Warm runs on this film, the models taking turns; taken once, not at every move of a widget."""
     key = (film.digest, *((c.card.sha256, c.num_threads) for c in classifiers))
     slot = f"latency of {len(classifiers)}"
@@ -24,12 +26,11 @@ def measure(classifiers: Sequence[Classifier], film: Film) -> list[Latency]:
     return st.session_state[slot][1]
 
 
-def show(latency: Latency, decode_ms: float, overlay_ms: float) -> None:
-    """Stages as one bar, then median and 95th percentile of inference."""
+def show(latency: Latency, model: LoadedModel, decode_ms: float, overlay_ms: float) -> None:
+    """Stages as one bar, then median and 95th percentile of inference, warm and cold."""
     stages = {
         "decode": decode_ms,
-        "preprocess": latency.median_ms("preprocess"),
-        "inference": latency.median_ms("inference"),
+        **{stage: latency.median_ms(stage) for stage in latency.samples_ms},
         "overlay": overlay_ms,
     }
     st.subheader(f"{sum(stages.values()):.0f} ms from file to picture", anchor=False)
@@ -40,23 +41,25 @@ def show(latency: Latency, decode_ms: float, overlay_ms: float) -> None:
     )
     threads = "1 thread" if latency.num_threads == 1 else f"{latency.num_threads} threads"
     st.markdown(
-        f"Inference: median **{latency.median_ms('inference'):.1f} ms**, 95th percentile "
-        f"{latency.p95_ms('inference'):.1f} ms over {REPEATS} warm runs, {threads}, {cpu_name()}."
+        f"Inference, warm: median **{latency.median_ms('inference'):.1f} ms**, 95th percentile "
+        f"{latency.p95_ms('inference'):.1f} ms over {REPEATS} warm runs, {threads}, {cpu_name()}. Cold: "
+        f"when this server started, loading took {model.load_ms:.0f} ms and the first inference "
+        f"{model.first_inference_ms:.1f} ms."
     )
 
 
 def _draw_stages(stages: dict[str, float]) -> alt.Chart:
-    data = pd.DataFrame({"stage": list(stages), "ms": list(stages.values()), "order": range(4)})
+    data = pd.DataFrame({"stage": list(stages), "ms": list(stages.values()), "order": range(len(stages))})
     return (
-        alt.Chart(data, height=70)
+        alt.Chart(data, height=90)
         .mark_bar(size=14)
         .encode(
             x=alt.X("ms", stack="zero", title="ms"),
             color=alt.Color(
                 "stage",
                 sort=list(stages),
-                scale=alt.Scale(range=["#7a8a99", "#4c9aa8", "#0f7b8a", "#e0a458"]),
-                legend=alt.Legend(orient="top", title=None),
+                scale=alt.Scale(range=COLORS),
+                legend=alt.Legend(orient="top", title=None, columns=3),
             ),
             order="order",
             tooltip=["stage", alt.Tooltip("ms", format=".2f")],

@@ -1,66 +1,60 @@
-"""The sidebar: model choice, float32 against int8 on this film, and the model's facts."""
+"""The sidebar: model choice, and the model's facts."""
 
 from __future__ import annotations
 
-import altair as alt
+import dataclasses
+import time
+
+import numpy as np
 import pandas as pd
 import streamlit as st
 
-from cxr import Classifier
+from cxr import Classifier, InvalidModelError
 from cxr.classifier import MODEL_NAMES
-from streamlit_app.film import Film
-from streamlit_app.latency import measure
 
 THREADS = (1, 2, 4)
 METRICS = ("auroc", "accuracy", "sensitivity", "specificity", "precision", "f1")
 
 
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A classifier, and the time of its first, cold steps in this process."""
+
+    classifier: Classifier
+    load_ms: float
+    first_inference_ms: float
+
+
 @st.cache_resource(show_spinner="Loading the model")
-def load_classifier(name: str, num_threads: int) -> Classifier:
+def load_model(name: str, num_threads: int) -> LoadedModel:
     """A shipped model, shared by all sessions; a classifier is safe to call from several threads.
 
     Raises:
         InvalidModelError: if a model file is missing, damaged, or not the card's.
     """
-    return Classifier.load(name, num_threads)
+    start = time.perf_counter()
+    classifier = Classifier.load(name, num_threads)
+    load_ms = (time.perf_counter() - start) * 1e3
+    blank = np.zeros((classifier.card.input_size,) * 2, np.uint8)
+    return LoadedModel(classifier, load_ms, classifier.predict(blank).latency_ms["inference"])
 
 
-def choose_model() -> Classifier:
-    """The model and thread widgets. Returns the chosen classifier."""
+def choose_model() -> LoadedModel:
+    """The model and thread widgets, kept in the address. Returns the chosen model."""
     with st.sidebar:
-        name = st.radio("Model", MODEL_NAMES, horizontal=True, key="model")
-        threads = st.radio("Threads", THREADS, horizontal=True, key="threads")
-    return load_classifier(name, threads)
+        name = st.radio("Model", MODEL_NAMES, horizontal=True, key="model", bind="query-params")
+        threads = st.radio("Threads", THREADS, horizontal=True, key="threads", bind="query-params")
+    return load_model(name, threads)
 
 
-def compare(film: Film) -> None:
-    """Both models on this film, on demand: size, probability and latency side by side."""
-    with st.sidebar:
-        if not st.toggle("Compare float32 and int8 on this film", key="compare"):
-            return
-        classifiers = [load_classifier(name, st.session_state.threads) for name in MODEL_NAMES]
-        predictions = [classifier.predict(film.pixels) for classifier in classifiers]
-        times = measure(classifiers, film)
-        medians = [latency.median_ms("inference") for latency in times]
-        table = pd.DataFrame(
-            {
-                "size": [f"{c.card.size_bytes / 1e6:.1f} MB" for c in classifiers],
-                "probability": [f"{p.probability:.3f}" for p in predictions],
-                "median": [f"{median:.1f} ms" for median in medians],
-                "p95": [f"{latency.p95_ms('inference'):.1f} ms" for latency in times],
-            },
-            index=pd.Index(MODEL_NAMES, name="model"),
-        )
-        st.table(table.T)
-        chart = pd.DataFrame({"model": MODEL_NAMES, "median inference, ms": medians})
-        st.altair_chart(
-            alt.Chart(chart, height=150)
-            .mark_bar(color="#0f7b8a")
-            .encode(x="median inference, ms", y=alt.Y("model", title=None))
-        )
-        st.caption(
-            f"int8 takes {medians[0] / medians[1]:.2f} of float32's time here; the models took turns."
-        )
+def explain_failure(error: InvalidModelError) -> None:
+    """The page where the chosen model cannot be used. No other model takes its place unasked."""
+    st.error(f"The model cannot be used. {error}")
+    st.markdown(
+        "No film can be scored with it, and no other model answers in its place. Whoever runs this page "
+        "can restore the files in `models/` from the repository; the other model may still be chosen in "
+        "the sidebar."
+    )
 
 
 def describe_model(classifier: Classifier) -> None:

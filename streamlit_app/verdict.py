@@ -7,15 +7,23 @@ import pandas as pd
 import streamlit as st
 
 from cxr import ModelCard, Prediction
+from streamlit_app.screening import badge
 
 
 def show(prediction: Prediction, card: ModelCard) -> None:
     """The verdict, its probability and the threshold: what one look gives."""
-    is_positive = prediction.label == card.labels[1]
-    verdict = "Pneumonia likely" if is_positive else "Pneumonia unlikely"
-    badge = " &ensp; :orange-badge[Uncertain]" if prediction.uncertain else ""
-    st.subheader(f"{verdict} &ensp; {format_probability(prediction.probability)}{badge}", anchor=False)
+    uncertain = " &ensp; :orange-badge[Uncertain]" if prediction.uncertain else ""
+    st.subheader(
+        f"{tell_verdict(prediction, card)} &ensp; {format_probability(prediction.probability)}"
+        f"{uncertain}{badge(prediction.screening)}",
+        anchor=False,
+    )
     st.altair_chart(_draw_bar(prediction.probability, card))
+
+
+def tell_verdict(prediction: Prediction, card: ModelCard) -> str:
+    """The verdict in words."""
+    return "Pneumonia likely" if prediction.label == card.labels[1] else "Pneumonia unlikely"
 
 
 def format_probability(probability: float) -> str:
@@ -31,7 +39,7 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
     """What the number means, and how good it has been."""
     is_positive = prediction.label == card.labels[1]
     side = "reaches" if is_positive else "stays below"
-    test = card.metrics["test"]
+    test, validation = card.metrics["test"], card.metrics["validation"]
     if prediction.uncertain:
         low, high = card.uncertain
         st.markdown(
@@ -46,7 +54,9 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
     st.markdown(
         f"At this threshold the model found {test['sensitivity']['value']:.0%} of the films with "
         f"pneumonia and cleared {test['specificity']['value']:.0%} of the normal ones among "
-        f"{test['films']} films of other children of the same hospital (the official test split)."
+        f"{test['films']} films of other children of the same hospital (the official test split); on the "
+        f"validation patients, from whom the threshold comes, {validation['sensitivity']['value']:.0%} "
+        f"and {validation['specificity']['value']:.0%}."
     )
     if prediction.viral_probability is not None:
         cause, held_out = (card.metrics[split]["cause_auroc"] for split in ("test", "validation"))
@@ -57,11 +67,12 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
             f"those held out of training with {held_out['value']:.2f}."
         )
     st.caption(
-        f"The model learned from children of 1 to 5 years, of one hospital. {_tell_elsewhere(card)}"
+        f"The model learned from children of 1 to 5 years, of one hospital. {tell_elsewhere(card)}"
     )
 
 
-def _tell_elsewhere(card: ModelCard) -> str:
+def tell_elsewhere(card: ModelCard) -> str:
+    """What the model is worth on films of another hospital."""
     if "elsewhere" not in card.metrics:
         return "On films from elsewhere, and on adults, it has not been measured."
     metrics = card.metrics["elsewhere"]

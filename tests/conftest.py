@@ -1,14 +1,18 @@
 """Small synthetic films, and the real data set where ``CXR_DATA`` names it."""
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "streamlit_app" / "samples"
+CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
 
 
 def draw_film(seed: int, pneumonia: bool, size: int = 128) -> np.ndarray:
@@ -21,6 +25,30 @@ def draw_film(seed: int, pneumonia: bool, size: int = 128) -> np.ndarray:
         filled = pneumonia and (center > 0.5) == bool(seed % 2)
         film[lung] -= 30 if filled else 110
     return np.clip(film, 0, 255).astype(np.uint8)
+
+
+def make_dicom(film: np.ndarray, **tags) -> Dataset:
+    """A radiograph of uint8 or uint16 (H, W) as a DICOM data set, with a patient's name in it."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = CR_IMAGE
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.PatientName, dataset.PatientID, dataset.Modality = "Doe^Jane", "4711", "CR"
+    dataset.Rows, dataset.Columns = film.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = film.itemsize * 8
+    dataset.HighBit, dataset.PixelRepresentation = film.itemsize * 8 - 1, 0
+    dataset.PixelData = film.tobytes()
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+def save_dicom(dataset: Dataset) -> bytes:
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def test_prediction_is_consistent(classifier, film):
     assert prediction.probability == pytest.approx(odds / (1 + odds))
     assert prediction.label == card.labels[int(prediction.probability >= card.threshold)]
     assert prediction.uncertain == (card.uncertain[0] <= prediction.probability <= card.uncertain[1])
-    assert set(prediction.latency_ms) == {"preprocess", "inference"}
+    assert set(prediction.latency_ms) == {"preprocess", "inference", "screening"}
     assert all(ms > 0 for ms in prediction.latency_ms.values())
 
 
@@ -193,6 +193,6 @@ def test_latency_is_measured_for_each_model_and_stage(film):
     assert len(results) == 2
     for latency in results:
         assert latency.num_threads == 2
-        assert set(latency.samples_ms) == {"preprocess", "inference"}
+        assert set(latency.samples_ms) == {"preprocess", "inference", "screening"}
         assert latency.samples_ms["inference"].shape == (5,)
         assert 0 < latency.median_ms("inference") <= latency.p95_ms("inference")

@@ -37,7 +37,10 @@ def test_json_is_one_object_a_line_and_nothing_else(folder, capfd):
     assert normal["latency_ms"] > 0
     assert {normal["uncertain"], pneumonia["uncertain"]} <= {True, False}
     assert normal["viral_probability"] is None
-    assert normal["novelty"] is normal["screening"] is normal["error"] is None
+    assert normal["novelty"] > 0
+    assert normal["screening"] in ("typical", "unfamiliar", "refused")
+    assert normal["inverted"] is False
+    assert normal["error"] is None
     assert "damaged" in broken["error"]
     assert all(broken[c] is None for c in COLUMNS if c not in ("path", "error"))
 
@@ -52,7 +55,7 @@ def test_csv(folder, capfd):
 def test_table_has_a_line_a_film(folder, capfd):
     assert main(["predict", str(folder / "a.png"), str(folder / "notes.txt")]) == 1
     header, good, bad = capfd.readouterr().out.splitlines()
-    assert header.split() == ["label", "probability", "ms", "path"]
+    assert header.split() == ["label", "probability", "screening", "ms", "path"]
     assert good.split()[0] == "NORMAL"
     assert bad.startswith("failed")
     assert "notes.txt" in bad
@@ -109,7 +112,14 @@ def test_wrong_usage_exits_with_2(argv, capfd):
 def test_info_prints_the_card(capfd):
     assert main(["info"]) == 0
     out = capfd.readouterr().out
-    for word in ("Not for medical use", "sha256", "threshold", "uncertain", "test (624 films)", "auroc"):
+    for word in (
+        "Not for medical use",
+        "sha256",
+        "threshold",
+        "uncertain",
+        "test (624 films, 390 with pneumonia)",
+        "auroc",
+    ):
         assert word in out
 
 

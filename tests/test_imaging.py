@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr import InvalidImageError, preprocess, read_image
+from cxr import InvalidImageError, preprocess, read_film, read_image
 from cxr.imaging import MAX_BYTES, MAX_PIXELS
 from tests.conftest import ROOT, draw_film
 
@@ -136,19 +136,22 @@ def test_big_endian_and_float_tiff(film):
     assert np.abs(pixels - expected)[1:].max() <= 1
 
 
-def test_exif_orientation_is_applied(film):
-    tall = gray(film[:, :96])
+def test_exif_orientation_is_applied():
+    film = draw_film(0, pneumonia=True, size=192)
+    tall = gray(film[:, :144])
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a quarter turn clockwise
     pixels = read_image(encode(tall, format="JPEG", quality=98, exif=exif))
-    assert pixels.shape == (96, 128)
-    assert np.abs(pixels.astype(int) - np.rot90(film[:, :96], -1)).max() <= 8
+    assert pixels.shape == (144, 192)
+    assert np.abs(pixels.astype(int) - np.rot90(film[:, :144], -1)).max() <= 8
 
 
 def test_first_frame_of_an_animation(film):
     frames = {"save_all": True, "append_images": [gray(255 - film)], "lossless": True}
-    pixels = read_image(encode(gray(film), format="WEBP", **frames))
-    assert np.abs(pixels.astype(int) - film).max() <= 1
+    read = read_film(encode(gray(film), format="WEBP", **frames))
+    assert np.abs(read.pixels.astype(int) - film).max() <= 1
+    assert read.notes == ("The file holds several pictures; only the first is read.",)
+    assert read_film(encode(gray(film), format="PNG")).notes == ()
 
 
 def test_path_and_file_object_agree(film, tmp_path):
@@ -174,13 +177,13 @@ def png_header(width: int, height: int) -> bytes:
         (b"hello, this is no image", "a file of 23 bytes"),
         (b"%PDF-1.7 and so on", "a PDF document"),
         (b"PK\x03\x04 and so on", "a ZIP archive"),
-        (b"\0" * 128 + b"DICM and so on", "a DICOM file"),
+        (b"\0" * 128 + b"DICM and so on", "a DICOM file without an image"),
         (png_header(20_000, 20_000), "an image of far more than 50 megapixels"),
         (png_header(8_000, 8_000), "an image of 8000x8000 px (64 megapixels)"),
-        (png_header(63, 500), "only 63x500 px"),
-        (png_header(100, 401), "a strip of 100x401 px"),
-        (png_header(100, 100), "a damaged or unsupported image"),
-        (encode(gray(np.full((99, 99), 7, np.uint8)), format="PNG").read(), "a blank image"),
+        (png_header(127, 500), "only 127x500 px"),
+        (png_header(130, 521), "a strip of 130x521 px"),
+        (png_header(130, 130), "a damaged or unsupported image"),
+        (encode(gray(np.full((199, 199), 7, np.uint8)), format="PNG").read(), "a blank image"),
         (b"\xff" * (MAX_BYTES + 1), "a file of more than 64 MB"),
     ],
 )
@@ -188,7 +191,9 @@ def test_refuses_with_what_came_and_what_is_accepted(data, received):
     with pytest.raises(InvalidImageError) as error:
         read_image(io.BytesIO(data))
     assert received in str(error.value)
-    assert "accepted is a JPEG, PNG, BMP, TIFF or WebP image" in str(error.value)
+    assert "accepted is a chest film as DICOM radiograph, JPEG, PNG, BMP, TIFF or WebP" in str(
+        error.value
+    )
 
 
 def test_pixel_limit_is_near_fifty_megapixels():

@@ -19,7 +19,7 @@ assert "streamlit" not in sys.modules
 from streamlit.testing.v1 import AppTest
 
 page = AppTest.from_file("streamlit_app/app.py", default_timeout=60).run()
-page.button(key="pneumonia_1.png").click().run()
+page.button(key="pneumonia_1").click().run()
 assert not page.exception, page.exception
 assert page.subheader[0].value.startswith("Pneumonia likely"), page.subheader
 """

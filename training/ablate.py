@@ -56,6 +56,9 @@ LEVERS: dict[str, dict[str, float]] = {
     "no label smoothing": {"label_smoothing": 0.0},
     "no whole frames": {"whole_frame_share": 0.0},
     "no cause head": {"cause_weight": 0.0},
+    "dropout 0.5": {"dropout": 0.5},
+    "weight decay 1e-3": {"weight_decay": 1e-3},
+    "norms trained": {"freeze_norms": False},
 }
 
 # resampling and JPEG are on trial, so the yardstick is without them

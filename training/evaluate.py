@@ -162,6 +162,17 @@ class Calibration:
         probabilities = calibrate(logits, self.temperature, self.offset)
         return metrics_with_intervals(labels, probabilities, THRESHOLD, self.uncertain, patients)
 
+    def operating_points(self, labels: np.ndarray, logits: np.ndarray) -> dict[str, list[float]]:
+        """Sensitivity and specificity at the probabilities .01 to .99, as equally long lists."""
+        probabilities = calibrate(logits, self.temperature, self.offset)
+        points: dict[str, list[float]] = {"threshold": [], "sensitivity": [], "specificity": []}
+        for percent in range(1, 100):
+            predicted = probabilities >= percent / 100
+            points["threshold"].append(percent / 100)
+            points["sensitivity"].append(round(float(np.mean(predicted[labels > 0.5])), 4))
+            points["specificity"].append(round(float(np.mean(~predicted[labels < 0.5])), 4))
+        return points
+
 
 def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Platt scaling with both classes given equal weight: p = sigmoid(logit / temperature + offset).
@@ -222,6 +233,14 @@ def auroc_with_interval(
             samples.append(roc_auc_score(labels[drawn], scores[drawn]))
     low, high = np.percentile(samples, (2.5, 97.5))
     return {"value": float(roc_auc_score(labels, scores)), "low": float(low), "high": float(high)}
+
+
+def share_with_interval(flags: np.ndarray, patients: Sequence[str], seed: int = 0) -> dict[str, float]:
+    """Share of True in bool (N,), with the interval of a bootstrap over patients: value, low, high."""
+    low, high = np.percentile(
+        [np.mean(flags[drawn]) for drawn in _draw_patients(patients, seed)], (2.5, 97.5)
+    )
+    return {"value": float(np.mean(flags)), "low": float(low), "high": float(high)}
 
 
 def _draw_patients(patients: Sequence[str], seed: int) -> Iterator[np.ndarray]:

@@ -1,0 +1,153 @@
+"""Is this a film like those in training? How far its embedding lies from what they span.
+
+The embeddings of the training films lie near a subspace. The distance of a film's embedding from it
+(the residual of a principal component analysis) is small for films of the same kind and large for
+photographs, scans and text (Hawkins 1974; for images in networks, Guan et al. 2022 and others). It is
+given as a multiple of the validation films' median, so 1 is usual.
+
+A film whose gray levels are inverted, with white air, is told by its correlation with the mean film.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+TYPICAL, UNFAMILIAR, REFUSED = "typical", "unfamiliar", "refused"
+COMPONENTS = 96
+TEMPLATE_PX = 16
+INVERTED_CORRELATION = -0.3  # validation films lie above +.4, the same inverted below -.5
+UNFAMILIAR_PERCENTILE = 98.0  # of the validation films
+REFUSED_SIGMAS = 3.7  # above the validation films' mean, of the logarithm
+
+
+@dataclasses.dataclass(frozen=True)
+class NoveltyModel:
+    """What training films look like to the network, and how unlike them a film may be.
+
+    Attributes:
+        mean: float32 (E,), of the training films' embeddings.
+        components: float32 (K, E), orthonormal but for rounding to 8 bits.
+        template: float32 (16, 16), the mean training film, of mean 0.
+        usual: the validation films' median residual, > 0.
+        unfamiliar: novelty above which a film is unlike those of training.
+        refused: novelty above which it is no frontal chest film.
+    """
+
+    mean: np.ndarray
+    components: np.ndarray
+    template: np.ndarray
+    usual: float
+    unfamiliar: float
+    refused: float
+
+    @classmethod
+    def fit(
+        cls,
+        embeddings: np.ndarray,
+        images: np.ndarray,
+        validation_embeddings: np.ndarray,
+        components: int = COMPONENTS,
+    ) -> NoveltyModel:
+        """Learn the subspace from training films, and the limits from validation films.
+
+        Args:
+            embeddings: float32 (N, E) of the training films, N above ``components``.
+            images: uint8 (N, S, S, 1) of the same, as ``preprocess`` gives them.
+            validation_embeddings: float32 (V, E) of other patients' films.
+            components: dimension of the subspace.
+        """
+        mean = embeddings.mean(axis=0).astype(np.float16).astype(np.float32)
+        _, _, rows = np.linalg.svd(embeddings - mean, full_matrices=False)
+        template = np.mean([_shrink(image) for image in images], axis=0)
+        basis, scale = _round_to_int8(rows[:components])
+        unlimited = cls(mean, basis * scale, template, 1.0, np.inf, np.inf)
+        residuals = np.array([unlimited.score(e) for e in validation_embeddings])
+        usual = float(np.median(residuals))
+        logs = np.log(residuals / usual)
+        return dataclasses.replace(
+            unlimited,
+            usual=usual,
+            unfamiliar=float(np.exp(np.percentile(logs, UNFAMILIAR_PERCENTILE))),
+            refused=float(np.exp(logs.mean() + REFUSED_SIGMAS * logs.std())),
+        )
+
+    def score(self, embedding: np.ndarray) -> float:
+        """Novelty of an embedding, float32 (E,): above 0, 1 is usual."""
+        difference = embedding - self.mean
+        residual = difference - (self.components @ difference) @ self.components
+        return float(np.linalg.norm(residual)) / self.usual
+
+    def screen(self, novelty: float) -> str:
+        """``typical``, ``unfamiliar`` or ``refused``."""
+        if novelty > self.refused:
+            return REFUSED
+        return UNFAMILIAR if novelty > self.unfamiliar else TYPICAL
+
+    def is_inverted(self, image: np.ndarray) -> bool:
+        """Whether a prepared film, uint8 (S, S, 1), is the negative of a chest film."""
+        shrunk = _shrink(image)
+        lengths = np.linalg.norm(shrunk) * np.linalg.norm(self.template)
+        return bool(np.sum(shrunk * self.template) < INVERTED_CORRELATION * lengths)
+
+    def to_json(self) -> dict[str, Any]:
+        """Statistics for the card: arrays as base64 of float16, and of int8 with a scale a component."""
+        basis, scale = _round_to_int8(self.components)
+        return {
+            "usual": self.usual,
+            "unfamiliar": self.unfamiliar,
+            "refused": self.refused,
+            "mean": _encode(self.mean.astype(np.float16)),
+            "scales": _encode(scale[:, 0].astype(np.float32)),
+            "components": _encode(basis),
+            "template": _encode(self.template.astype(np.float16)),
+        }
+
+    @classmethod
+    def from_json(cls, card: dict[str, Any]) -> NoveltyModel:
+        """The inverse of ``to_json``.
+
+        Raises:
+            ValueError: if fields are missing, or do not fit each other.
+        """
+        try:
+            mean = _decode(card["mean"], np.float16).astype(np.float32)
+            scales = _decode(card["scales"], np.float32)
+            basis = _decode(card["components"], np.int8).reshape(len(scales), len(mean))
+            template = _decode(card["template"], np.float16).astype(np.float32)
+            limits = {name: float(card[name]) for name in ("usual", "unfamiliar", "refused")}
+            if not 0 < limits["unfamiliar"] < limits["refused"] or not limits["usual"] > 0:
+                raise ValueError(f"limits {limits}")
+            return cls(
+                mean=mean,
+                components=basis * scales[:, np.newaxis],
+                template=template.reshape(TEMPLATE_PX, TEMPLATE_PX),
+                **limits,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"received novelty statistics that cannot be used: {error}") from error
+
+
+def _shrink(image: np.ndarray) -> np.ndarray:
+    """A prepared film's coarse layout, float32 (16, 16), of mean 0."""
+    small = Image.fromarray(image[..., 0]).resize((TEMPLATE_PX, TEMPLATE_PX), Image.Resampling.BOX)
+    small = np.asarray(small, np.float32)
+    return small - small.mean()
+
+
+def _round_to_int8(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int8 (K, E) and the scale of each row, float32 (K, 1)."""
+    scale = (np.abs(rows).max(axis=1, keepdims=True) / 127).astype(np.float32)
+    return np.rint(rows / scale).astype(np.int8), scale
+
+
+def _encode(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
+
+
+def _decode(text: str, dtype: type) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype)

@@ -1,0 +1,74 @@
+"""float32 against int8 on one film: scores, latencies as distributions, and the evidence side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+import streamlit as st
+
+from cxr import Classifier, Latency, Prediction, overlay_evidence
+from cxr.classifier import MODEL_NAMES
+from streamlit_app.film import ShownFilm, shrink
+from streamlit_app.latency import measure
+from streamlit_app.sidebar import load_model
+
+EVIDENCE_PX = 512
+
+
+def show(film: ShownFilm) -> None:
+    """Both models on this film, on demand.
+
+    Raises:
+        InvalidModelError: if one of them cannot be used.
+    """
+    if not st.sidebar.toggle("Compare float32 and int8 on this film", key="compare"):
+        return
+    classifiers = [load_model(name, st.session_state.threads).classifier for name in MODEL_NAMES]
+    predictions = [classifier.predict(film.pixels) for classifier in classifiers]
+    times = measure(classifiers, film)
+    with st.sidebar:
+        _show_numbers(classifiers, predictions, times)
+    st.subheader("Evidence, int8 and float32", anchor=False)
+    pixels = shrink(film.pixels, EVIDENCE_PX)
+    for column, classifier, prediction in zip(
+        st.columns(len(classifiers), gap="large"), classifiers, predictions, strict=True
+    ):
+        card = classifier.card
+        overlay = overlay_evidence(pixels, prediction.evidence, card.evidence_scale)
+        caption = f"{card.variant}: probability {prediction.probability:.3f}"
+        column.image(overlay, caption=caption, width="stretch")
+
+
+def _show_numbers(
+    classifiers: Sequence[Classifier], predictions: Sequence[Prediction], times: Sequence[Latency]
+) -> None:
+    medians = [latency.median_ms("inference") for latency in times]
+    table = pd.DataFrame(
+        {
+            "size": [f"{c.card.size_bytes / 1e6:.1f} MB" for c in classifiers],
+            "probability": [f"{p.probability:.3f}" for p in predictions],
+            "median": [f"{median:.1f} ms" for median in medians],
+            "p95": [f"{latency.p95_ms('inference'):.1f} ms" for latency in times],
+        },
+        index=pd.Index(MODEL_NAMES, name="model"),
+    )
+    st.table(table.T)
+    runs = pd.concat(
+        pd.DataFrame({"model": name, "inference, ms": latency.samples_ms["inference"]})
+        for name, latency in zip(MODEL_NAMES, times, strict=True)
+    )
+    st.altair_chart(
+        alt.Chart(runs, height=130)
+        .mark_tick(thickness=2, opacity=0.6, color="#0f7b8a")
+        .encode(
+            x=alt.X("inference, ms", scale=alt.Scale(zero=True)),
+            y=alt.Y("model", title=None),
+            tooltip=["model", alt.Tooltip("inference, ms", format=".2f")],
+        )
+    )
+    st.caption(
+        f"Each mark is one warm run of {len(runs) // len(classifiers)}; the models took turns. int8 "
+        f"takes {medians[0] / medians[1]:.2f} of float32's time here."
+    )

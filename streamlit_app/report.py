@@ -1,0 +1,98 @@
+"""A report to keep: one HTML file that holds everything, and nothing of the patient."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import jinja2
+import streamlit as st
+
+from cxr import ModelCard, Prediction, overlay_evidence
+from cxr.novelty import REFUSED, UNFAMILIAR
+from streamlit_app.film import ShownFilm, shrink, to_data_url
+from streamlit_app.verdict import format_probability, tell_elsewhere, tell_verdict
+
+TEMPLATE = jinja2.Environment(autoescape=True).from_string(
+    Path(__file__).with_name("report.html").read_text()
+)
+
+
+def offer(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
+    """The button; the report is made when it is pressed."""
+    st.download_button(
+        "Download a report",
+        lambda: make_report(film, prediction, card),
+        f"cxr_lite_{film.digest[:8]}.html",
+        "text/html",
+        on_click="ignore",
+        help="One HTML file: film, evidence, verdict, model and limits. No file name, no patient data.",
+    )
+
+
+def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str:
+    """The report's HTML. The file's name stays out of it, since it may name the patient."""
+    pixels = shrink(film.pixels)
+    height, width = film.pixels.shape
+    rows, columns = prediction.evidence.shape
+    test = card.metrics["test"]
+    facts = {
+        "Made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "File": f"sha256 {film.digest}",
+        "Threshold": "{:.2f}; uncertain from {:.2f} to {:.2f}".format(card.threshold, *card.uncertain),
+        "Prevalence assumed": f"{card.prevalence:.0%}",
+        "Logit": f"{prediction.logit:.3f} before calibration",
+        "Novelty": _tell_novelty(prediction, card),
+        "Model": f"{card.name}, made {card.provenance['date']}",
+        "Model file": f"sha256 {card.sha256}",
+        "Test split": ", ".join(
+            f"{name} {test[name]['value']:.3f} ({test[name]['low']:.3f} to {test[name]['high']:.3f})"
+            for name in ("auroc", "sensitivity", "specificity")
+        ),
+        "Data": card.provenance["data"],
+    }
+    return TEMPLATE.render(
+        verdict=tell_verdict(prediction, card),
+        probability=format_probability(prediction.probability),
+        marks=_list_marks(film, prediction),
+        film=to_data_url(pixels, "JPEG", quality=90),
+        overlay=to_data_url(
+            overlay_evidence(pixels, prediction.evidence, card.evidence_scale), "JPEG", quality=90
+        ),
+        inverted=film.inverted,
+        width=width,
+        height=height,
+        cells=f"{rows} x {columns}",
+        rows=facts,
+        limits=[
+            "Not for medical use: no decision about a patient may rest on this.",
+            f"The model learned from children of 1 to 5 years, of one hospital. {tell_elsewhere(card)}",
+            "The probability assumes the prevalence above; where fewer films show pneumonia, the chance "
+            "is lower.",
+            "The evidence shows where the score came from, not where a disease is.",
+        ],
+    )
+
+
+def _list_marks(film: ShownFilm, prediction: Prediction) -> list[str]:
+    marks = {
+        "Uncertain": prediction.uncertain,
+        "Unlike the films that the model learned from: the score is worth little": (
+            prediction.screening == UNFAMILIAR
+        ),
+        "Refused as no frontal chest film, scored on the visitor's word: the score means nothing": (
+            prediction.screening == REFUSED
+        ),
+        "Gray levels inverted on the visitor's word": film.inverted,
+    }
+    return [mark for mark, holds in marks.items() if holds]
+
+
+def _tell_novelty(prediction: Prediction, card: ModelCard) -> str:
+    if prediction.novelty is None:
+        return "not measured"
+    limits = card.novelty
+    return (
+        f"{prediction.novelty:.2f} ({prediction.screening}); 1 is usual, unfamiliar above "
+        f"{limits['unfamiliar']:.2f}, refused above {limits['refused']:.2f}"
+    )

@@ -1,0 +1,251 @@
+"""DICOM radiographs, whole through ``read_film``."""
+
+import io
+import struct
+import subprocess
+import sys
+
+import gdcm
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    MPEG2MPML,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
+
+from cxr import InvalidImageError, read_film, read_image
+from tests.conftest import ROOT, draw_film, make_dicom, save_dicom
+
+FILM = draw_film(1, pneumonia=True, size=160)
+DEEP = FILM.astype(np.uint16) * 16
+SPREAD = np.rint((FILM.astype(float) - FILM.min()) / (int(FILM.max()) - FILM.min()) * 255)
+
+
+def read(dataset: Dataset) -> np.ndarray:
+    return read_image(io.BytesIO(save_dicom(dataset)))
+
+
+def recode(syntax: int, tmp_path) -> bytes:
+    """The deep film in a compressed syntax, by GDCM."""
+    path, out = str(tmp_path / "raw.dcm"), str(tmp_path / "coded.dcm")
+    make_dicom(DEEP, BitsStored=12, HighBit=11).save_as(path, enforce_file_format=True)
+    reader = gdcm.ImageReader()
+    reader.SetFileName(path)
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(out)
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return (tmp_path / "coded.dcm").read_bytes()
+
+
+def compress(frame: bytes, syntax: str, **tags) -> Dataset:
+    dataset = make_dicom(FILM, **tags)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].is_undefined_length = True
+    return dataset
+
+
+def encode(image_format: str, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(FILM).save(file, image_format, **options)
+    return file.getvalue()
+
+
+def test_eight_bits_are_read_as_they_are():
+    assert np.array_equal(read(make_dicom(FILM)), FILM)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_deep_gray_is_scaled(bits):
+    deep = np.rint(FILM / 255.0 * (2**bits - 1)).astype(np.uint16)
+    assert np.abs(read(make_dicom(deep, BitsStored=bits, HighBit=bits - 1)) - SPREAD).max() <= 1
+
+
+def test_signed_values_and_rescale():
+    signed = (FILM.astype(np.int16) - 128) * 8
+    dataset = make_dicom(signed, PixelRepresentation=1, RescaleSlope="0.5", RescaleIntercept="-7")
+    assert np.abs(read(dataset) - SPREAD).max() <= 1
+
+
+def test_monochrome1_is_inverted():
+    assert np.array_equal(read(make_dicom(255 - FILM, PhotometricInterpretation="MONOCHROME1")), FILM)
+
+
+def test_the_window_is_applied():
+    pixels = read(make_dicom(DEEP, BitsStored=12, HighBit=11, WindowCenter=2000, WindowWidth=800))
+    inside = (DEEP > 1650) & (DEEP < 2350)
+    assert pixels[DEEP < 1600].max() <= 1
+    assert pixels[DEEP > 2400].min() >= 254
+    assert np.corrcoef(pixels[inside], DEEP[inside])[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("sequence", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_lookup_tables_are_applied(sequence):
+    table = Dataset()
+    table.LUTDescriptor = [256, 0, 16]
+    table.LUTData = (255 - np.arange(256)).astype(np.uint16).tobytes()
+    table.ModalityLUTType = "OD"
+    pixels = read(make_dicom(FILM, **{sequence: Sequence([table])}))
+    assert np.abs(pixels.astype(int) - (255 - SPREAD)).max() <= 1
+
+
+def test_big_endian():
+    dataset = make_dicom(DEEP, BitsStored=12, HighBit=11)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dataset.PixelData = DEEP.astype(">u2").tobytes()
+    assert np.abs(read(dataset) - SPREAD).max() <= 1
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, None])
+def test_without_preamble_and_meta_header(syntax):
+    dataset = make_dicom(FILM)
+    if syntax:
+        dataset.file_meta.TransferSyntaxUID = syntax
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    whole = file.getvalue()
+    (length,) = struct.unpack("<I", whole[140:144])
+    bare = whole[144 + length :]
+    assert struct.unpack("<HH", bare[:4]) == (0x0008, 0x0016)
+    assert np.array_equal(read_image(io.BytesIO(bare)), FILM)
+
+
+def test_rle():
+    dataset = make_dicom(FILM)
+    dataset.compress(RLELossless)
+    assert np.array_equal(read(dataset), FILM)
+
+
+def test_jpeg_baseline():
+    pixels = read(compress(encode("JPEG", quality=98), JPEGBaseline8Bit))
+    assert np.abs(pixels.astype(int) - FILM).max() <= 8
+
+
+def test_jpeg_2000():
+    frame = encode("JPEG2000", irreversible=False, no_jp2=True)
+    assert np.array_equal(read(compress(frame, JPEG2000Lossless)), FILM)
+
+
+@pytest.mark.parametrize("name", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"])
+def test_lossless_codings(name, tmp_path):
+    data = recode(getattr(gdcm.TransferSyntax, name), tmp_path)
+    assert np.abs(read_image(io.BytesIO(data)) - SPREAD).max() <= 1
+
+
+def test_a_frame_that_ends_its_decoder_does_not_end_us(tmp_path):
+    """GDCM aborts its process on some of these."""
+    data = bytearray(recode(gdcm.TransferSyntax.JPEGLSLossless, tmp_path))
+    start = data.index(b"\xff\xd8\xff")
+    for seed in range(4):
+        damaged = bytearray(data)
+        for at in np.random.default_rng(seed).integers(start + 20, len(data), 40):
+            damaged[at] ^= 0x5A
+        try:
+            read_image(io.BytesIO(bytes(damaged)))
+        except InvalidImageError as error:
+            assert "damaged" in str(error) or "contradicts" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("tags", "received"),
+    [
+        ({"Modality": "CT"}, "modality CT, which is no radiograph"),
+        ({"Modality": "MR"}, "modality MR"),
+        ({"Modality": "PX"}, "modality PX"),
+        ({"Modality": "SR", "PixelData": None}, "modality SR"),
+        ({"ViewPosition": "LL"}, "a lateral film (view position LL)"),
+        ({"NumberOfFrames": 30}, "30 frames"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "photometric interpretation PALETTE COLOR"),
+        ({"Rows": 65535, "Columns": 65535}, "65535x65535 px"),
+        ({"Rows": 100}, "only 160x100 px"),
+        ({"Rows": 300}, "damaged"),
+        ({"BitsAllocated": 7}, "damaged"),
+    ],
+)
+def test_refusals(tags, received):
+    dataset = make_dicom(FILM)
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    with pytest.raises(InvalidImageError) as error:
+        read(dataset)
+    assert received in str(error.value)
+    assert "accepted is a chest film as DICOM radiograph" in str(error.value)
+
+
+def test_a_file_without_an_image():
+    dataset = make_dicom(FILM)
+    del dataset.PixelData
+    with pytest.raises(InvalidImageError, match="without an image"):
+        read(dataset)
+
+
+def test_a_syntax_that_is_not_decoded():
+    with pytest.raises(InvalidImageError, match="transfer syntax MPEG2"):
+        read(compress(b"\0" * 64, MPEG2MPML))
+
+
+@pytest.mark.parametrize(
+    ("image_format", "syntax"), [("JPEG", JPEGBaseline8Bit), ("JPEG2000", JPEG2000Lossless)]
+)
+def test_a_frame_larger_than_its_header_says_is_not_decoded(image_format, syntax):
+    options = {"no_jp2": True} if image_format == "JPEG2000" else {}
+    dataset = compress(encode(image_format, **options), syntax, Rows=150, Columns=150)
+    with pytest.raises(InvalidImageError, match="contradicts its header"):
+        read(dataset)
+
+
+def test_a_header_of_millions_of_elements_is_given_up():
+    element = struct.pack("<HH2sH", 0x0009, 0x0010, b"LO", 0)
+    data = b"\0" * 128 + b"DICM" + element * 2_000_000
+    with pytest.raises(InvalidImageError, match="no end"):
+        read_image(io.BytesIO(data))
+
+
+def test_burned_in_text_is_told():
+    notes = read_film(io.BytesIO(save_dicom(make_dicom(FILM, BurnedInAnnotation="YES")))).notes
+    assert len(notes) == 1
+    assert "burned into the picture" in notes[0]
+
+
+def test_nothing_of_the_patient_is_told(tmp_path):
+    """Neither in messages, nor in logs or warnings, of good files and bad."""
+    good = make_dicom(FILM)
+    bad = make_dicom(FILM, Rows=300, Modality="CR")
+    bad.PatientName = bad.PatientID = "Doe^Jane " * 7
+    paths = []
+    for name, dataset in {"good": good, "bad": bad, "ct": make_dicom(FILM, Modality="CT")}.items():
+        paths.append(tmp_path / f"{name}.dcm")
+        data = save_dicom(dataset)
+        data = data.replace(b"PN", b"DA") if name == "bad" else data  # a name where a date should be
+        paths[-1].write_bytes(data)
+    command = [
+        sys.executable,
+        "-W",
+        "always",
+        "-m",
+        "cxr",
+        "predict",
+        *map(str, paths),
+        "--format",
+        "json",
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stdout.count("\n") == 3
+    for secret in ("Doe", "Jane", "4711"):
+        assert secret not in result.stdout + result.stderr
