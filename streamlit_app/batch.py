@@ -65,6 +65,7 @@ def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
         selection_mode="single-row",
         key=f"batch {hash(tuple(film.name for film in films))}",  # other films, another choice
         hide_index=True,
+        alt="A row a film: verdict, probability, screening, error",
     )
     st.download_button("Download as CSV", _to_csv(rows), "cxr_lite.csv", "text/csv", on_click="ignore")
     chosen = picked.selection.rows

@@ -38,7 +38,7 @@ def show(film: ShownFilm) -> None:
         card = classifier.card
         overlay = overlay_evidence(pixels, prediction.evidence, card.evidence_scale)
         caption = f"{card.variant}: probability {prediction.probability:.3f}"
-        column.image(overlay, caption=caption, width="stretch")
+        column.image(overlay, caption=caption, width="stretch", alt=f"Evidence of {card.variant}")
 
 
 def _show_numbers(
@@ -66,7 +66,8 @@ def _show_numbers(
             x=alt.X("inference, ms", scale=alt.Scale(zero=True)),
             y=alt.Y("model", title=None),
             tooltip=["model", alt.Tooltip("inference, ms", format=".2f")],
-        )
+        ),
+        alt="Inference times of all runs, a row a model",
     )
     st.caption(
         f"Each mark is one warm run of {len(runs) // len(classifiers)}; the models took turns. int8 "

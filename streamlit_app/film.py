@@ -75,7 +75,7 @@ def choose() -> list[Source]:
     with samples, st.container(horizontal=True, gap="xsmall"):
         for sample, name in SAMPLES.items():
             with st.container(width=SAMPLE_PX, gap="xsmall"):
-                st.image(_sample_path(sample), width=SAMPLE_PX)
+                st.image(_sample_path(sample), width=SAMPLE_PX, alt=f"Sample film, {name}")
                 st.button(name, key=sample, on_click=_take_sample, args=(sample,), type="tertiary")
     with samples:
         st.caption("Samples: each a composite of nine children's films, no patient's own picture.")

@@ -34,7 +34,7 @@ def show(latency: Latency, model: LoadedModel, decode_ms: float, overlay_ms: flo
         "overlay": overlay_ms,
     }
     st.subheader(f"{sum(stages.values()):.0f} ms from file to picture", anchor=False)
-    st.altair_chart(_draw_stages(stages))
+    st.altair_chart(_draw_stages(stages), alt="Time of each stage, as told below")
     st.caption(
         ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in stages.items())
         + ". Decode and overlay are timed once, on this film; the others are medians of warm runs."

@@ -59,7 +59,7 @@ def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
             f"{_tell_novelty(prediction, card)} {_tell_refused(card)}"
         )
         st.markdown("If it is a frontal chest film all the same, its score will be marked as refused.")
-        st.button("Score it anyway", on_click=_override, args=(film.digest,), type="primary")
+        st.button("Score it anyway", on_click=_override, args=(film.digest,))
 
 
 def badge(screening: str | None) -> str:

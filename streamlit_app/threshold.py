@@ -32,7 +32,7 @@ def explore(prediction: Prediction, card: ModelCard) -> None:
             f"{points['validation'][1]:.1%}; the model's own threshold of {card.threshold:.2f} was "
             "chosen there."
         )
-        st.altair_chart(_draw_roc(card, points))
+        st.altair_chart(_draw_roc(card, points), alt="ROC curves with the chosen point")
 
 
 def count_children(card: ModelCard, sensitivity: float, specificity: float) -> str:

@@ -18,7 +18,10 @@ def show(prediction: Prediction, card: ModelCard) -> None:
         f"{uncertain}{badge(prediction.screening)}",
         anchor=False,
     )
-    st.altair_chart(_draw_bar(prediction.probability, card))
+    st.altair_chart(
+        _draw_bar(prediction.probability, card),
+        alt=f"Probability {format_probability(prediction.probability)} on a bar from 0 to 1",
+    )
 
 
 def tell_verdict(prediction: Prediction, card: ModelCard) -> str:

@@ -1,5 +1,7 @@
-"""The page in a real Chromium: upload a film, read the verdict, keep a screenshot."""
+"""The page in a real Chromium: every way through it, with screenshots in ``output``."""
 
+import csv
+import io
 import os
 import re
 import shutil
@@ -10,9 +12,13 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
-from tests.conftest import ROOT, SAMPLES
+from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -45,6 +51,18 @@ def url():
 
 
 @pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """What visitors bring, by name."""
+    folder = tmp_path_factory.mktemp("films")
+    film = np.asarray(Image.open(SAMPLES / "pneumonia_2.png").convert("L"))
+    Image.fromarray(load_sample_images().images[0]).save(folder / "photograph.png")
+    Image.fromarray(255 - film).save(folder / "negative.png")
+    (folder / "film.dcm").write_bytes(save_dicom(make_dicom(film)))
+    (folder / "damaged.png").write_bytes(b"no image at all")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -52,37 +70,198 @@ def browser():
         browser.close()
 
 
-@pytest.mark.parametrize(("name", "width", "scheme"), [("wide", 1280, "light"), ("phone", 390, "dark")])
-def test_upload_gets_a_verdict(url, browser, name, width, scheme):
-    page = browser.new_page(viewport={"width": width, "height": 1100}, color_scheme=scheme)
-    page.goto(url)
-    page.get_by_text("Drop a film or click a sample").wait_for(timeout=60_000)
-    page.locator("input[type=file]").set_input_files(SAMPLES / "pneumonia_2.png")
-    verdict = page.get_by_role("heading", name=re.compile(r"^Pneumonia likely\s+(over )?0\.\d\d$"))
-    verdict.wait_for(timeout=60_000)
-    page.get_by_role("heading", name=re.compile("from file to picture")).wait_for(timeout=60_000)
-    page.get_by_text("Compare float32 and int8 on this film").wait_for(state="attached")
-    film = page.get_by_test_id("stImage").last.locator("img")
-    film.wait_for()
+@pytest.fixture
+def open_page(url, browser):
+    """A function that opens the page, at an address of it, in a session of its own."""
+    pages = []
+
+    def open_one(address: str = "", width: int = 1280, scheme: str = "light"):
+        page = browser.new_page(viewport={"width": width, "height": 1100}, color_scheme=scheme)
+        page.set_default_timeout(60_000)
+        page.goto(url + address)
+        page.get_by_text("Drop chest X-rays here").first.wait_for()
+        pages.append(page)
+        return page
+
+    yield open_one
+    for page in pages:
+        page.close()
+
+
+def upload(page, *paths: Path) -> None:
+    page.locator("input[type=file]").set_input_files(paths)
+
+
+def wait_for_verdict(page, words: str):
+    verdict = page.get_by_role("heading", name=re.compile(f"^{words}"))
+    verdict.wait_for()
+    page.get_by_role("heading", name=re.compile("from file to picture")).wait_for()
+    return verdict
+
+
+def keep(page, name: str) -> None:
+    """A screenshot of the whole page."""
+    OUTPUT.mkdir(exist_ok=True)
+    size = page.viewport_size
+    height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    page.set_viewport_size({"width": size["width"], "height": min(height, 4000)})
     page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    page.screenshot(path=OUTPUT / f"{name}.png")
+    page.set_viewport_size(size)
+    assert (OUTPUT / f"{name}.png").stat().st_size > 20_000
     assert page.get_by_test_id("stException").count() == 0
+
+
+def check_accessibility(page) -> None:
+    """No violation of WCAG 2.1 A and AA that axe can find."""
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+    found = Axe().run(page, options={"runOnly": {"type": "tag", "values": tags}}).response["violations"]
+    assert not found, [(v["id"], [node["html"][:200] for node in v["nodes"]]) for v in found]
+
+
+@pytest.mark.parametrize(("name", "width", "scheme"), [("wide", 1280, "light"), ("phone", 390, "dark")])
+def test_upload_gets_a_verdict(open_page, name, width, scheme):
+    page = open_page(width=width, scheme=scheme)
+    page.get_by_text("Drop a film or click a sample").wait_for()
+    keep(page, f"{name}_first_visit")
+    check_accessibility(page)
+    upload(page, SAMPLES / "pneumonia_2.png")
+    verdict = wait_for_verdict(page, r"Pneumonia likely\s+(over )?0\.\d\d$")
+    film = page.get_by_role("img", name=re.compile("^Chest film of"))
+    film.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert verdict.bounding_box()["y"] < film.bounding_box()["y"]
-    OUTPUT.mkdir(exist_ok=True)
-    page.screenshot(path=OUTPUT / f"{name}.png")
-    assert (OUTPUT / f"{name}.png").stat().st_size > 20_000
-    page.close()
+    keep(page, f"{name}_verdict")
+    check_accessibility(page)
 
 
-def test_a_bad_file_is_refused_and_a_sample_recovers(url, browser, tmp_path):
-    bad = tmp_path / "film.png"
-    bad.write_bytes(b"no image at all")
-    page = browser.new_page()
-    page.goto(url)
-    page.get_by_text("Drop a film or click a sample").wait_for(timeout=60_000)
-    page.locator("input[type=file]").set_input_files(bad)
-    page.get_by_text("This file cannot be scored").wait_for(timeout=60_000)
-    page.get_by_role("button", name="Normal 1").click()
-    page.get_by_role("heading", name=re.compile("^Pneumonia unlikely")).wait_for(timeout=60_000)
+def test_a_bad_file_is_refused_and_a_sample_recovers(open_page, files):
+    page = open_page()
+    upload(page, files["damaged"])
+    page.get_by_text("This file cannot be scored").wait_for()
+    keep(page, "bad_file")
+    check_accessibility(page)
+    page.get_by_role("button", name="Normal 1", exact=True).click()
+    wait_for_verdict(page, "Pneumonia unlikely")
     assert page.get_by_text("This file cannot be scored").count() == 0
-    page.close()
+
+
+def test_dicom(open_page, files):
+    page = open_page()
+    upload(page, files["film"])
+    wait_for_verdict(page, "Pneumonia likely")
+    assert "Doe" not in page.content()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_refusal_and_override(open_page, files, scheme):
+    page = open_page(scheme=scheme)
+    upload(page, files["photograph"])
+    page.get_by_role("heading", name=re.compile("^Not scored")).wait_for()
+    assert page.get_by_role("heading", name=re.compile("^Pneumonia")).count() == 0
+    keep(page, f"refused_{scheme}")
+    check_accessibility(page)
+    page.get_by_role("button", name="Score it anyway").click()
+    wait_for_verdict(page, "Pneumonia (un)?likely.*Refused film, scored anyway")
+    keep(page, f"scored_anyway_{scheme}")
+    check_accessibility(page)
+
+
+def test_a_negative_is_inverted_on_request(open_page, files):
+    page = open_page()
+    upload(page, files["negative"])
+    page.get_by_text("This film looks inverted").wait_for()
+    keep(page, "inverted")
+    check_accessibility(page)
+    page.get_by_role("button", name="Invert the film").click()
+    page.get_by_text("You inverted the gray levels").wait_for()
+    wait_for_verdict(page, "Pneumonia likely")
+
+
+def test_comparison_and_threshold_explorer(open_page):
+    page = open_page("/?sample=pneumonia_1", scheme="dark")
+    wait_for_verdict(page, "Pneumonia likely")
+    page.get_by_text("Compare float32 and int8 on this film").click()
+    page.get_by_role("heading", name="Evidence, int8 and float32").wait_for()
+    page.get_by_role("img", name="Evidence of float32").wait_for()
+    page.get_by_text(re.compile("int8 takes .* of float32's time")).wait_for()
+    page.get_by_text("What if the threshold were another?").click()
+    page.get_by_text(re.compile("^Of 100 children")).wait_for()
+    keep(page, "comparison")
+    check_accessibility(page)
+
+
+def test_many_films_with_a_bad_one_among_them(open_page, files):
+    page = open_page()
+    paths = [SAMPLES / "normal_1.png", files["damaged"], files["photograph"], SAMPLES / "pneumonia_1.png"]
+    upload(page, *paths)
+    page.get_by_role("heading", name="1 of 2 films: pneumonia likely").wait_for()
+    keep(page, "batch")
+    check_accessibility(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download as CSV", exact=True).click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    assert [row["path"] for row in rows] == [path.name for path in paths]
+    assert [row["label"] for row in rows] == ["NORMAL", "", "", "PNEUMONIA"]
+    assert [row["screening"] for row in rows] == ["typical", "", "refused", "typical"]
+    assert "no image of a known format" in rows[1]["error"]
+
+
+def test_report(open_page, tmp_path):
+    page = open_page("/?sample=normal_2&model=float32")
+    wait_for_verdict(page, "Pneumonia unlikely")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download a report").click()
+    path = tmp_path / "report.html"
+    download.value.save_as(path)
+    page.goto(path.as_uri())
+    page.get_by_role("heading", name=re.compile("^Pneumonia unlikely, probability")).wait_for()
+    page.get_by_text("pneumonia_float32, made").wait_for()
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    OUTPUT.mkdir(exist_ok=True)
+    page.screenshot(path=OUTPUT / "report.png", full_page=True)
+    check_accessibility(page)
+
+
+def test_the_viewer_by_keyboard(open_page):
+    page = open_page("/?sample=pneumonia_1")
+    wait_for_verdict(page, "Pneumonia likely")
+    pictures = page.locator(".pictures")
+    film = page.get_by_role("img", name=re.compile("^Chest film of"))
+    before = pictures.bounding_box()
+    page.get_by_label("Zoom").focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    assert pictures.bounding_box()["width"] == pytest.approx(2 * before["width"], rel=0.01)
+    page.get_by_role("button", name="Invert").press("Enter")
+    assert "invert(1)" in film.evaluate("film => film.style.filter")
+    page.get_by_label("Evidence").fill("0")
+    assert page.locator("img.layer").evaluate("layer => layer.style.opacity") == "0"
+    page.get_by_role("button", name="Reset").press("Enter")
+    assert pictures.bounding_box() == before
+    assert "invert" not in film.evaluate("film => film.style.filter")
+
+
+def test_a_sample_by_keyboard(open_page):
+    page = open_page()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText").strip() == "Normal 2":
+            break
+    page.keyboard.press("Enter")
+    wait_for_verdict(page, "Pneumonia unlikely")
+    assert "sample=normal_2" in page.url
+
+
+def test_sessions_do_not_cross(open_page):
+    samples = {
+        "normal_1": "unlikely",
+        "pneumonia_1": "likely",
+        "normal_2": "unlikely",
+        "pneumonia_2": "likely",
+    }
+    pages = {sample: open_page() for sample in samples}
+    for sample, page in pages.items():
+        upload(page, SAMPLES / f"{sample}.png")
+    for sample, page in pages.items():
+        wait_for_verdict(page, f"Pneumonia {samples[sample]}")
