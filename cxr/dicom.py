@@ -19,7 +19,7 @@ from pydicom.encaps import generate_fragments
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from cxr.imaging import InvalidImageError, check_size, scale_to_uint8
+from cxr.imaging import InvalidImageError, check_scans, check_size, scale_to_uint8
 
 MODALITIES = {"CR": "computed radiography", "DX": "digital radiography", "RG": "film"}
 LATERAL_VIEWS = ("LL", "RL", "LLD", "RLD", "LATERAL")
@@ -191,7 +191,11 @@ def _check_kind(dataset: Dataset) -> None:
 def _check_codestream(dataset: Dataset) -> None:
     """Refuse a compressed frame that would decode to another size than the header's."""
     frame = next(fragment for fragment in generate_fragments(dataset.PixelData) if len(fragment) > 4)
-    size = _jpeg2000_size(frame) if frame.startswith(JPEG2000_START) else _jpeg_size(frame)
+    if frame.startswith(JPEG2000_START):
+        size = _jpeg2000_size(frame)
+    else:
+        size = _jpeg_size(frame)
+        check_scans(frame)
     if size != (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel):
         raise InvalidImageError("a DICOM film whose compressed image contradicts its header")
 

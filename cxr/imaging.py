@@ -16,6 +16,8 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
+MAX_SCANS = 100  # of a JPEG; each is a pass over all pixels
+JPEG_SCAN = b"\xff\xda"
 MIN_SIDE = 128
 MAX_ASPECT = 4.0
 STRETCH_PERCENTILES = (1.0, 99.0)
@@ -131,6 +133,8 @@ def _read_picture(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
     notes = ()
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         check_size(*image.size)
+        if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":
+            check_scans(data)
         if _has_more(image):
             notes = ("The file holds several pictures; only the first is read.",)
         image.load()
@@ -198,6 +202,13 @@ def check_size(width: int, height: int) -> None:
         raise InvalidImageError(f"an image of only {width}x{height} px")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise InvalidImageError(f"a strip of {width}x{height} px, not the shape of a chest film")
+
+
+def check_scans(data: bytes) -> None:
+    """Raise ``InvalidImageError`` for a JPEG of so many scans that a small file would decode for hours."""
+    scans = data.count(JPEG_SCAN)
+    if scans > MAX_SCANS:
+        raise InvalidImageError(f"a JPEG of {scans} scans, where a progressive one has about ten")
 
 
 def _to_gray(image: Image.Image) -> np.ndarray:

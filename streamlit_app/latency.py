@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import altair as alt
@@ -19,11 +20,17 @@ COLORS = ("#7a8a99", "#4c9aa8", "#0f7b8a", "#8fb8a0", "#e0a458")
 
 def measure(classifiers: Sequence[Classifier], film: ShownFilm) -> list[Latency]:
     """Warm runs on this film, the models taking turns; taken once, not at every move of a widget."""
-    key = (film.digest, *((c.card.sha256, c.num_threads) for c in classifiers))
+    key = (film.digest, film.inverted, *((c.card.sha256, c.num_threads) for c in classifiers))
     slot = f"latency of {len(classifiers)}"
     if st.session_state.get(slot, (None,))[0] != key:
-        st.session_state[slot] = key, measure_latency(classifiers, film.pixels, REPEATS)
+        with _turn():  # two at once would time each other
+            st.session_state[slot] = key, measure_latency(classifiers, film.pixels, REPEATS)
     return st.session_state[slot][1]
+
+
+@st.cache_resource
+def _turn() -> threading.Lock:
+    return threading.Lock()
 
 
 def show(latency: Latency, model: LoadedModel, decode_ms: float, overlay_ms: float) -> None:

@@ -213,6 +213,15 @@ def test_truncated_files_fail(film, file_format, share):
         read_image(io.BytesIO(data[: int(len(data) * share)]))
 
 
+def test_a_jpeg_of_endless_scans_is_refused():
+    """Each scan is a pass over all pixels: 64 MB of them would take most of an hour."""
+    data = encode(gray(draw_film(0, pneumonia=True, size=256)), format="JPEG", progressive=True).read()
+    last = data[data.rindex(b"\xff\xc4", 0, data.rindex(b"\xff\xda")) : -2]
+    assert read_image(io.BytesIO(data[:-2] + last * 5 + data[-2:])).shape == (256, 256)
+    with pytest.raises(InvalidImageError, match="scans"):
+        read_image(io.BytesIO(data[:-2] + last * 200 + data[-2:]))
+
+
 def test_missing_path_and_folder(tmp_path):
     for path in (tmp_path / "none.png", tmp_path, "null\0character.png"):
         with pytest.raises(InvalidImageError, match="cannot be read"):

@@ -1,0 +1,152 @@
+"""Many visitors on one server: crossed results, time to verdict, memory.
+
+Real browser sessions, all against one ``streamlit run`` on this machine::
+
+    python -m benchmarks.visitors --visitors 1 20
+
+Each visitor uploads films of a size that no other visitor has, and checks that the page shows that film
+and the probability that the classifier gives to it. Times run from the upload to the film and verdict on
+screen; the browsers share the machine's cores with the server, so they bound the server's from above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from playwright.async_api import Browser, async_playwright
+
+from cxr import Classifier, read_image
+from cxr.latency import cpu_name
+from streamlit_app.verdict import format_probability
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = sorted((ROOT / "streamlit_app" / "samples").glob("*.png"))
+BASE_PX = 1600
+UPLOADS = 5  # a visitor
+SETTLE_S = 150  # streamlit keeps a closed session for two minutes, in case it comes back
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+
+
+def make_film(visitor: int, upload: int) -> tuple[bytes, str]:
+    """A JPEG that only this visitor has, and its description on the page."""
+    width, height = BASE_PX + 10 * visitor, BASE_PX + 10 * upload
+    sample = Image.open(SAMPLES[(visitor + upload) % len(SAMPLES)]).convert("L")
+    file = io.BytesIO()
+    sample.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue(), f"Chest film of {width} by {height} pixels"
+
+
+async def visit(
+    browser: Browser, url: str, visitor: int, classifier: Classifier
+) -> tuple[list[float], int]:
+    """One session. Returns the seconds of each upload, and how many results were not its own."""
+    page = await browser.new_page()
+    page.set_default_timeout(120_000)
+    await page.goto(url)
+    await page.get_by_text("Drop chest X-rays here").first.wait_for()
+    seconds, wrong = [], 0
+    for upload in range(UPLOADS):
+        data, description = make_film(visitor, upload)
+        expected = format_probability(classifier.predict(read_image(io.BytesIO(data))).probability)
+        start = time.perf_counter()
+        drop_zone = page.locator("input[type=file]")
+        await drop_zone.set_input_files({"name": "film.jpg", "mimeType": "image/jpeg", "buffer": data})
+        await page.locator(f'img[alt^="{description}"]').wait_for()
+        seconds.append(time.perf_counter() - start)
+        heading = await page.get_by_role("heading", name="Pneumonia").first.inner_text()
+        wrong += expected not in heading
+        await page.get_by_role("button", name="Remove").first.click()
+        await page.get_by_text("Drop a film or click a sample").wait_for()
+    await page.close()
+    return seconds, wrong
+
+
+async def drive(url: str, visitors: int, chromium: str) -> tuple[list[float], int]:
+    """All visitors at once."""
+    classifier = Classifier.load("int8")
+    async with async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        results = await asyncio.gather(*(visit(browser, url, v, classifier) for v in range(visitors)))
+        await browser.close()
+    return [s for seconds, _ in results for s in seconds], sum(wrong for _, wrong in results)
+
+
+def memory_mb(pid: int, field: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"received the field {field}, which this system does not tell")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has taken."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(visitors: int, chromium: str) -> str:
+    """A fresh server under so many visitors. Returns a row of the table."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "streamlit_app" / "app.py")]
+    command += ["--server.port", str(port), "--server.address", "127.0.0.1"]
+    environment = os.environ | {"STREAMLIT_SERVER_HEADLESS": "true"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as server:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            for _ in range(120):
+                try:
+                    urllib.request.urlopen(f"{url}/_stcore/health", timeout=1).close()
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            asyncio.run(drive(url, 1, chromium))  # loads what is loaded once
+            before, spent = memory_mb(server.pid, "VmRSS"), cpu_seconds(server.pid)
+            seconds, wrong = asyncio.run(drive(url, visitors, chromium))
+            spent = (cpu_seconds(server.pid) - spent) / len(seconds)
+            time.sleep(SETTLE_S)
+            after, peak = memory_mb(server.pid, "VmRSS"), memory_mb(server.pid, "VmHWM")
+        finally:
+            server.terminate()
+    median, p95 = np.percentile(seconds, (50, 95))
+    return (
+        f"| {visitors} | {len(seconds)} | {wrong} | {median:.2f} s | {p95:.2f} s | {spent:.2f} s "
+        f"| {before:.0f} MB | {peak:.0f} MB | {after:.0f} MB |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.visitors", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    parser.add_argument("--visitors", type=int, nargs="+", default=[1, 20])
+    parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium")
+    args = parser.parse_args()
+    print(
+        f"{cpu_name()}, {os.cpu_count()} cores for server and browsers; films of about 2.6 megapixels\n"
+    )
+    print(
+        "| visitors at once | films | wrong results | median | p95 | server's CPU a film "
+        "| memory before | peak | after |"
+    )
+    print("|---" * 9 + "|")
+    for visitors in args.visitors:
+        print(measure(visitors, args.chromium), flush=True)
+
+
+if __name__ == "__main__":
+    main()
