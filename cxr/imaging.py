@@ -205,7 +205,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_scans(data: bytes) -> None:
-    """Raise ``InvalidImageError`` for a JPEG of so many scans that a small file would decode for hours."""
+    """Raise ``InvalidImageError`` for a JPEG of so many scans that a small one would decode for hours."""
     scans = data.count(JPEG_SCAN)
     if scans > MAX_SCANS:
         raise InvalidImageError(f"a JPEG of {scans} scans, where a progressive one has about ten")
