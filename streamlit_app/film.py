@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import streamlit as st
 from PIL import Image
+from starlette.formparsers import MultiPartParser
 
 from cxr import ModelCard, Prediction, read_film
 from cxr.explanation import color_evidence
-from cxr.imaging import ACCEPTED
+from cxr.imaging import ACCEPTED, MAX_BYTES
 
 SAMPLES = {
     "normal_1": "Normal 1",
@@ -29,6 +30,10 @@ SAMPLES_DIR = FOLDER / "samples"
 SAMPLE_PX = 82  # four stand in a row on a phone
 SHOWN_PX = 1024  # the longer side on the page; larger films would only be slow to send
 LAYER_PX = 320  # of the evidence, which is smooth
+
+# uploads of more than 1 MB would be spooled to a temporary file, which must not be, and on a read-only
+# file system cannot
+MultiPartParser.spool_max_size = 2 * MAX_BYTES
 
 _viewer = st.components.v2.component(
     "film_viewer",

@@ -26,6 +26,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 OUTPUT = Path(__file__).parent / "output"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
+# as on a read-only file system: there is nowhere to put a temporary file
+SERVER = "import tempfile; tempfile.tempdir = '/nowhere'; from streamlit.web.cli import main; main()"
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
@@ -35,7 +38,7 @@ def url():
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     app = str(ROOT / "streamlit_app" / "app.py")
-    command = [sys.executable, "-m", "streamlit", "run", app, "--server.port", str(port)]
+    command = [sys.executable, "-c", SERVER, "run", app, "--server.port", str(port)]
     command += ["--server.address", "127.0.0.1"]
     environment = os.environ | {"STREAMLIT_SERVER_HEADLESS": "true"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as server:
@@ -57,7 +60,8 @@ def files(tmp_path_factory) -> dict[str, Path]:
     film = np.asarray(Image.open(SAMPLES / "pneumonia_2.png").convert("L"))
     Image.fromarray(load_sample_images().images[0]).save(folder / "photograph.png")
     Image.fromarray(255 - film).save(folder / "negative.png")
-    (folder / "film.dcm").write_bytes(save_dicom(make_dicom(film)))
+    large = np.asarray(Image.fromarray(film).resize((1800, 1600))).astype(np.uint16) * 16
+    (folder / "film.dcm").write_bytes(save_dicom(make_dicom(large, BitsStored=12, HighBit=11)))
     (folder / "damaged.png").write_bytes(b"no image at all")
     return {path.stem: path for path in folder.iterdir()}
 
