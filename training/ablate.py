@@ -109,7 +109,7 @@ def run_probe(fold: Fold, config: TrainConfig, steps: int) -> tf_keras.Model:
     tf_keras.backend.clear_session()
     tf_keras.utils.set_random_seed(config.seed)
     model = build_from(config, config.weights)
-    set_trainable(model, backbone=True)
+    set_trainable(model, True, config.freeze_until, config.freeze_norms)
     compile_model(model, config, config.learning_rate, steps)
     rows = {
         "image": fold.train.images,

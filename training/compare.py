@@ -78,14 +78,15 @@ def compare(config: TrainConfig, backbones: list[str], runs: Path = Path("runs")
                 backbone,
                 f"{model.count_params() / 1e6:.2f} M",
                 f"{model.count_params() * 4 / 1e6:.1f} MB",
+                str(config.epochs),
                 *(_format_interval(m, name) for m in metrics for name in ("auroc", "accuracy")),
             ]
         )
         print(rows[-1], flush=True)
     lines = [
-        "| backbone | parameters | float32 weights | validation AUROC | validation accuracy | test AUROC "
-        "| test accuracy | latency / first |",
-        "|---" * 8 + "|",
+        "| backbone | parameters | float32 weights | epochs | validation AUROC | validation accuracy "
+        "| test AUROC | test accuracy | latency / first |",
+        "|---" * 9 + "|",
     ]
     times = _median_latencies_ms(models, test.images[0])
     for row, time_ms in zip(rows, times, strict=True):
