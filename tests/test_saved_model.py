@@ -1,0 +1,92 @@
+"""The SavedModel for serving: bytes in, and what the runtime says of the same files."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import training  # noqa: F401  before tensorflow
+from cxr import Classifier, preprocess, read_image
+from export.convert import to_tflite
+from export.saved_model import save_for_serving
+from export.validate import blank_card
+from tests.conftest import SAMPLES, draw_film
+from training.model import build_model
+
+tf = pytest.importorskip("tensorflow")
+
+SIZE = 64
+
+
+def encode(image: Image.Image, image_format: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+FILM = Image.fromarray(draw_film(5, pneumonia=True, size=300)).crop((0, 0, 240, 300))
+FILES = {
+    "png": encode(FILM, "PNG"),
+    "jpeg": encode(FILM, "JPEG", quality=95),
+    "color": encode(FILM.convert("RGB"), "JPEG", quality=95),
+    "sample": (SAMPLES / "pneumonia_1.png").read_bytes(),
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Random weights, with a head that gives the files below logits of ordinary size and spread."""
+    tf.keras.utils.set_random_seed(3)
+    model = build_model(image_size=SIZE)
+    films = [preprocess(read_image(io.BytesIO(data)), SIZE) for data in FILES.values()]
+    kernel = np.random.default_rng(0).standard_normal((1280, 1))
+    model.get_layer("logit").set_weights([kernel, np.zeros(1)])
+    logits = model.predict(np.stack(films).astype(np.float32), verbose=0)[:, 0]
+    bias = -logits.mean() / logits.std()
+    model.get_layer("logit").set_weights([kernel / logits.std(), np.array([bias])])
+    return model
+
+
+@pytest.fixture(scope="module")
+def classifier(model) -> Classifier:
+    flatbuffer = to_tflite(model)
+    card = blank_card(flatbuffer, "float32", SIZE, {})
+    return Classifier(flatbuffer, dataclasses.replace(card, temperature=3.0, offset=-0.2), 1)
+
+
+@pytest.fixture(scope="module")
+def serve(model, classifier, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serving") / "1"
+    save_for_serving(model, classifier.card, folder)
+    return tf.saved_model.load(str(folder)).signatures["serving_default"]
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_gets_what_the_runtime_gives_it(serve, classifier, kind):
+    data = FILES[kind]
+    expected = classifier.predict(read_image(io.BytesIO(data)))
+    served = {name: value.numpy()[0] for name, value in serve(film=tf.constant([data])).items()}
+    assert served["logit"] == pytest.approx(expected.logit, abs=0.15)
+    assert served["probability"] == pytest.approx(expected.probability, abs=0.02)
+    assert served["evidence"].shape == expected.evidence.shape
+    assert np.abs(served["evidence"] - expected.evidence).max() < 0.3 * np.abs(expected.evidence).max()
+
+
+def test_several_files_at_once(serve):
+    alone = [serve(film=tf.constant([data]))["logit"].numpy()[0] for data in FILES.values()]
+    together = serve(film=tf.constant(list(FILES.values())))["logit"].numpy()
+    assert together == pytest.approx(alone, abs=1e-3)
+    assert np.std(together) > 0.1
+
+
+def test_bytes_that_are_no_image_are_an_error(serve):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        serve(film=tf.constant([b"no image"]))
+
+
+def test_a_card_of_another_size_is_refused(model, classifier, tmp_path):
+    card = dataclasses.replace(classifier.card, input_size=96)
+    with pytest.raises(ValueError, match="its card has 96 px"):
+        save_for_serving(model, card, tmp_path / "1")
