@@ -89,7 +89,7 @@ def _positive(text: str) -> int:
 def _predict(args: argparse.Namespace) -> int:
     classifier = Classifier.load(args.model, args.threads)
     files = list(_list_files(args.paths))
-    rows = (score_film(classifier, str(path), path) for path in files)
+    rows = (score_film(classifier, str(path), path)[0] for path in files)
     rows = tqdm(rows, total=len(files), unit="film", disable=len(files) <= FEW_FILES)
     failed = False
     for row in _write_rows(rows, args.format):
@@ -106,16 +106,18 @@ def _list_files(paths: Iterable[Path]) -> Iterator[Path]:
         yield from inside or [path]
 
 
-def score_film(classifier: Classifier, name: str, file: Path | BinaryIO) -> Row:
-    """One film's row: ``name`` and what the model says, or the error where the file cannot be scored."""
+def score_film(classifier: Classifier, name: str, file: Path | BinaryIO) -> tuple[Row, np.ndarray | None]:
+    """One film's row, ``name`` and what the model says, and its pixels, uint8 (H, W); where the file
+    cannot be scored the row has the error, and there are no pixels."""
     row: Row = dict.fromkeys(COLUMNS) | {"path": name}
     start = time.perf_counter()
     try:
-        prediction = classifier.predict(read_image(file))
+        pixels = read_image(file)
     except InvalidImageError as error:
-        return row | {"error": str(error)}
+        return row | {"error": str(error)}, None
+    prediction = classifier.predict(pixels)
     viral = prediction.viral_probability
-    return row | {
+    row |= {
         "label": prediction.label,
         "probability": round(prediction.probability, 6),
         "threshold": classifier.card.threshold,
@@ -126,6 +128,7 @@ def score_film(classifier: Classifier, name: str, file: Path | BinaryIO) -> Row:
         "inverted": prediction.inverted,
         "latency_ms": round((time.perf_counter() - start) * 1e3, 3),
     }
+    return row, pixels
 
 
 def _write_rows(rows: Iterable[Row], style: str) -> Iterator[Row]:

@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -15,9 +16,15 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_fragments
+from pydicom.encaps import get_frame
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.tag import Tag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from cxr.imaging import InvalidImageError, check_scans, check_size, scale_to_uint8
 
@@ -39,6 +46,7 @@ DECODERS = {  # by transfer syntax: the plugin of pydicom, none where nothing is
 }
 ISOLATED = "gdcm"  # see isolated_decoder.py
 ISOLATED_SECONDS = 60
+_decoders = threading.BoundedSemaphore(2)  # each may take gigabytes
 ENCODINGS = {  # is implicit, is little endian: the syntax of a file that does not name it
     (True, True): ImplicitVRLittleEndian,
     (False, True): ExplicitVRLittleEndian,
@@ -76,6 +84,7 @@ TAGS = (
     "ExtendedOffsetTableLengths",
     "PixelData",
 )
+MAX_VALUE_BYTES = 2**18  # of a header's element; a lookup table of 16 bits takes half of it
 MAX_READS = 100_000  # of a header; a film's takes a few hundred
 JPEG_START, JPEG_SCAN = 0xD8, 0xDA
 JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF markers, JPEG-LS's last
@@ -113,7 +122,10 @@ def read_dicom(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
     Raises:
         InvalidImageError: if it is no radiograph, too large, or cannot be decoded.
     """
+    if DeflatedExplicitVRLittleEndian.encode() in data:  # would be inflated whole, to any size
+        raise InvalidImageError("a DICOM film of transfer syntax Deflated Explicit VR Little Endian")
     dataset = pydicom.dcmread(_BoundedReads(data), force=True, specific_tags=list(TAGS))
+    _check_lengths(dataset)
     if "TransferSyntaxUID" not in dataset.file_meta:  # cut off with the preamble
         dataset.file_meta.TransferSyntaxUID = ENCODINGS[dataset.original_encoding]
     _check_kind(dataset)
@@ -143,13 +155,14 @@ def _decode_isolated(data: bytes) -> np.ndarray:
     """Pixels of a frame whose decoder must not run in this process."""
     script = Path(__file__).with_name("isolated_decoder.py")
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", script],
-            input=data,
-            capture_output=True,
-            timeout=ISOLATED_SECONDS,
-            check=True,
-        )
+        with _decoders:
+            done = subprocess.run(
+                [sys.executable, "-I", script],
+                input=data,
+                capture_output=True,
+                timeout=ISOLATED_SECONDS,
+                check=True,
+            )
     except subprocess.TimeoutExpired as error:
         raise InvalidImageError("a DICOM film that takes too long to decode") from error
     except subprocess.CalledProcessError as error:
@@ -162,6 +175,14 @@ def _to_display(array: np.ndarray, dataset: Dataset) -> np.ndarray:
     values = apply_voi_lut(apply_modality_lut(array, dataset), dataset)
     pixels = values if values.dtype == np.uint8 else scale_to_uint8(values)
     return 255 - pixels if dataset.PhotometricInterpretation == "MONOCHROME1" else pixels
+
+
+def _check_lengths(dataset: Dataset) -> None:
+    """Refuse values of a length that no film has: they are parsed into lists of any size."""
+    for tag in dataset.keys() - {Tag("PixelData")}:
+        value = dataset.get_item(tag).value
+        if isinstance(value, bytes) and len(value) > MAX_VALUE_BYTES:
+            raise InvalidImageError(f"a DICOM file with a header element of {len(value):,} bytes")
 
 
 def _check_kind(dataset: Dataset) -> None:
@@ -190,7 +211,7 @@ def _check_kind(dataset: Dataset) -> None:
 
 def _check_codestream(dataset: Dataset) -> None:
     """Refuse a compressed frame that would decode to another size than the header's."""
-    frame = next(fragment for fragment in generate_fragments(dataset.PixelData) if len(fragment) > 4)
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)  # what the decoder will get
     if frame.startswith(JPEG2000_START):
         size = _jpeg2000_size(frame)
     else:

@@ -25,6 +25,7 @@ DEEP_PERCENTILES = (0.1, 99.9)
 MAX_OUTLIER_RANGE = 2.0
 PERCENTILE_SAMPLE = 2**20  # pixels, evenly spaced
 ROWS_PER_BAND = 256
+STRIPS, TILES = 273, 324  # TIFF tags: where they are
 PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0: white is zero
 
 ACCEPTED = (
@@ -133,22 +134,26 @@ def _read_picture(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
     notes = ()
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         check_size(*image.size)
-        if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":
+        if image.format in ("JPEG", "MPO"):
             check_scans(data)
-        if _has_more(image):
+        elif image.info.get("compression") in ("jpeg", "tiff_jpeg"):
+            check_scans(data, parts=len(image.tag_v2.get(STRIPS) or image.tag_v2.get(TILES) or ()))
+        if _has_more(data):
             notes = ("The file holds several pictures; only the first is read.",)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return _to_gray(image), notes
 
 
-def _has_more(image: Image.Image) -> bool:
+def _has_more(data: bytes) -> bool:
     """Whether a file has a second frame or page; to count them all could take a hostile one minutes."""
-    try:
-        image.seek(1)
-    except EOFError:
-        return False
-    image.seek(0)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        try:
+            image.seek(1)
+        except EOFError:
+            return False
+        except Exception:  # there is one, and it is damaged
+            return True
     return True
 
 
@@ -204,10 +209,10 @@ def check_size(width: int, height: int) -> None:
         raise InvalidImageError(f"a strip of {width}x{height} px, not the shape of a chest film")
 
 
-def check_scans(data: bytes) -> None:
+def check_scans(data: bytes, parts: int = 0) -> None:
     """Raise ``InvalidImageError`` for a JPEG of so many scans that a small one would decode for hours."""
     scans = data.count(JPEG_SCAN)
-    if scans > MAX_SCANS:
+    if scans > MAX_SCANS + parts:  # a strip or tile of a TIFF has scans of its own
         raise InvalidImageError(f"a JPEG of {scans} scans, where a progressive one has about ten")
 
 

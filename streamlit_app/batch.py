@@ -5,25 +5,24 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import struct
 import time
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from cxr import Classifier, InvalidImageError, read_image
+from cxr import Classifier, InvalidImageError
 from cxr.cli import COLUMNS, score_film
-from cxr.imaging import MAX_BYTES
 from cxr.novelty import REFUSED, TYPICAL
+from streamlit_app.archive import is_archive, unpack
 from streamlit_app.film import Source, shrink, to_data_url
+from streamlit_app.screening import override
 
 MAX_FILMS = 500
-MAX_DIRECTORY_BYTES = 2**20
-END_OF_DIRECTORY, ZIP64_LOCATOR = b"PK\x05\x06", b"PK\x06\x07"
+MAX_BATCH_BYTES = 2**30  # unpacked
 THUMBNAIL_PX = 96
+FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four full-width
 SHOWN = {
     "thumbnail": st.column_config.ImageColumn("film", width="small"),
     "path": st.column_config.TextColumn("file"),
@@ -42,12 +41,15 @@ Row = dict[str, Any]
 
 def is_many(sources: Sequence[Source]) -> bool:
     """Whether the visitor brought more than one film."""
-    return len(sources) > 1 or any(zipfile.is_zipfile(io.BytesIO(s.read())) for s in sources)
+    return len(sources) > 1 or any(is_archive(source.read()) for source in sources)
 
 
 def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
     """Score all films, a bad file being one row. Returns the film that was picked in the table."""
-    films = list(_unpack(sources))
+    films = list(unpack(sources))
+    if not films:
+        st.error("This archive cannot be scored. Received a ZIP archive without files.")
+        return None
     if len(films) > MAX_FILMS:
         st.warning(f"Received {len(films)} files; the first {MAX_FILMS} are scored.")
         films = films[:MAX_FILMS]
@@ -63,7 +65,7 @@ def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
         row_height=56,
         on_select="rerun",
         selection_mode="single-row",
-        key=f"batch {hash(tuple(film.name for film in films))}",  # other films, another choice
+        key="batch of " + " ".join(source.key for source in sources),  # other files, another choice
         hide_index=True,
         alt="A row a film: verdict, probability, screening, error",
     )
@@ -73,99 +75,43 @@ def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
         st.caption("Pick a row to see its film and evidence.")
         return None
     st.divider()
-    return films[chosen[0]]
-
-
-def _unpack(sources: Sequence[Source]) -> Iterator[Source]:
-    """The files, and in place of a ZIP archive its members; nothing is written to a disk."""
-    for source in sources:
-        data = source.read()
-        if not zipfile.is_zipfile(io.BytesIO(data)):
-            yield source
-            continue
-        try:
-            archive = _open_archive(data)
-        except InvalidImageError as error:
-            yield Source(source.name, _raiser(error))
-            continue
-        for member in archive.infolist():
-            hidden = member.filename.startswith("__MACOSX/") or "/." in f"/{member.filename}"
-            if not member.is_dir() and not hidden:
-                yield Source(member.filename, _member_reader(archive, member))
-
-
-def _open_archive(data: bytes) -> zipfile.ZipFile:
-    """Open an archive whose directory is small: the library reads all of it at once.
-
-    Raises:
-        InvalidImageError: if it is damaged, or lists more than films.
-    """
-    end = data.rfind(END_OF_DIRECTORY)
-    (directory_bytes,) = struct.unpack("<I", data[end + 12 : end + 16])
-    if directory_bytes > MAX_DIRECTORY_BYTES or data[end - 20 : end].startswith(ZIP64_LOCATOR):
-        raise InvalidImageError(f"a ZIP archive of far more than {MAX_FILMS} members")
-    try:
-        return zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise InvalidImageError("a damaged ZIP archive") from error
-
-
-def _raiser(error: InvalidImageError) -> Callable[[], bytes]:
-    def read() -> bytes:
-        raise error
-
-    return read
-
-
-def _member_reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], bytes]:
-    def read() -> bytes:
-        try:
-            with archive.open(member) as file:
-                return file.read(MAX_BYTES + 1)  # what a header says of the size need not be true
-        except (
-            RuntimeError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-            OSError,
-            EOFError,
-            ValueError,
-        ) as error:
-            raise InvalidImageError("a member of a ZIP archive that is damaged or encrypted") from error
-
-    return read
+    film, row = films[chosen[0]], rows[chosen[0]]
+    if anyway and row["screening"] == REFUSED:
+        override(hashlib.sha256(film.read()).hexdigest())
+    return film
 
 
 def _score_all(films: Sequence[Source], classifier: Classifier) -> list[Row]:
     """A row a film, each scored once in a session, under a progress bar with the time that is left."""
     known: dict[tuple[str, str], Row] = st.session_state.setdefault("rows", {})
-    progress, start, rows = None, time.monotonic(), []
-    for done, film in enumerate(films):
-        if progress is not None:
-            left_s = (time.monotonic() - start) / max(done, 1) * (len(films) - done)
-            progress.progress(done / len(films), f"{done} of {len(films)} films, {left_s:.0f} s left")
-        try:
-            data = film.read()
-        except InvalidImageError as error:
-            rows.append(
-                dict.fromkeys(COLUMNS) | {"thumbnail": None, "path": film.name, "error": str(error)}
-            )
-            continue
-        key = hashlib.sha256(data).hexdigest(), classifier.card.sha256
-        if key not in known:
-            progress = progress or st.progress(0.0)
-            known[key] = _score(data, classifier)
-        rows.append(known[key] | {"path": film.name})
-    if progress is not None:
+    missing = [film for film in films if (film.key, classifier.card.sha256) not in known]
+    if missing:
+        progress, start, total_bytes = st.progress(0.0), time.monotonic(), 0
+        for done, film in enumerate(missing):
+            left_s = (time.monotonic() - start) / max(done, 1) * (len(missing) - done)
+            text = f"{done} of {len(missing)} films" + (f", {left_s:.0f} s left" if done else "")
+            progress.progress(done / len(missing), text)
+            row, size = _score(film, classifier, MAX_BATCH_BYTES - total_bytes)
+            known[film.key, classifier.card.sha256] = row
+            total_bytes += size
         progress.empty()
-    return rows
+    return [known[film.key, classifier.card.sha256] for film in films]
 
 
-def _score(data: bytes, classifier: Classifier) -> Row:
-    row = score_film(classifier, "", io.BytesIO(data))
-    thumbnail = None
-    if row["error"] is None:
-        thumbnail = to_data_url(shrink(read_image(io.BytesIO(data)), THUMBNAIL_PX), "JPEG", quality=80)
-    return row | {"thumbnail": thumbnail}
+def _score(film: Source, classifier: Classifier, bytes_left: int) -> tuple[Row, int]:
+    """A film's row with its thumbnail, and the bytes that were read for it."""
+    empty = dict.fromkeys(COLUMNS) | {"path": film.name, "thumbnail": None}
+    if bytes_left <= 0:
+        too_much = f"Received more than {MAX_BATCH_BYTES // 2**20} MB at once; this file was not read."
+        return empty | {"error": too_much}, 0
+    try:
+        data = film.read()
+    except InvalidImageError as error:
+        return empty | {"error": str(error)}, MAX_BATCH_BYTES // MAX_FILMS
+    row, pixels = score_film(classifier, film.name, io.BytesIO(data))
+    if pixels is not None:
+        row["thumbnail"] = to_data_url(shrink(pixels, THUMBNAIL_PX), "JPEG", quality=80)
+    return empty | row, len(data)
 
 
 def _withhold(row: Row, anyway: bool) -> Row:
@@ -198,4 +144,4 @@ def _to_csv(rows: Sequence[Row]) -> str:
 
 def _defuse(name: str) -> str:
     """A file name that a spreadsheet takes for text and not for a formula."""
-    return f"'{name}" if name[:1] in ("=", "+", "-", "@", "\t", "\r") else name
+    return f"'{name}" if name.lstrip().startswith(FORMULAS) else name

@@ -10,6 +10,7 @@ import streamlit as st
 
 from cxr import Classifier, Latency, Prediction, overlay_evidence
 from cxr.classifier import MODEL_NAMES
+from cxr.novelty import TYPICAL
 from streamlit_app.film import ShownFilm, shrink
 from streamlit_app.latency import measure
 from streamlit_app.sidebar import load_model
@@ -38,6 +39,8 @@ def show(film: ShownFilm) -> None:
         card = classifier.card
         overlay = overlay_evidence(pixels, prediction.evidence, card.evidence_scale)
         caption = f"{card.variant}: probability {prediction.probability:.3f}"
+        if prediction.screening not in (None, TYPICAL):
+            caption += f" ({prediction.screening})"
         column.image(overlay, caption=caption, width="stretch", alt=f"Evidence of {card.variant}")
 
 
@@ -49,6 +52,7 @@ def _show_numbers(
         {
             "size": [f"{c.card.size_bytes / 1e6:.1f} MB" for c in classifiers],
             "probability": [f"{p.probability:.3f}" for p in predictions],
+            "screening": [p.screening or "none" for p in predictions],
             "median": [f"{median:.1f} ms" for median in medians],
             "p95": [f"{latency.p95_ms('inference'):.1f} ms" for latency in times],
         },

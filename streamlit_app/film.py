@@ -45,9 +45,10 @@ _viewer = st.components.v2.component(
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A file by its name, read when it is needed."""
+    """A file by its name, with a key that no other file of the session has, read when it is needed."""
 
     name: str
+    key: str
     read: Callable[[], bytes]
 
 
@@ -85,9 +86,9 @@ def choose() -> list[Source]:
     with samples:
         st.caption("Samples: each a composite of nine children's films, no patient's own picture.")
     if uploads:
-        return [Source(upload.name, upload.getvalue) for upload in uploads]
+        return [Source(upload.name, upload.file_id, upload.getvalue) for upload in uploads]
     if state.sample in SAMPLES:
-        return [Source(state.sample, _sample_path(state.sample).read_bytes)]
+        return [Source(state.sample, state.sample, _sample_path(state.sample).read_bytes)]
     return []
 
 

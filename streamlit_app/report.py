@@ -11,6 +11,7 @@ import streamlit as st
 from cxr import ModelCard, Prediction, overlay_evidence
 from cxr.novelty import REFUSED, UNFAMILIAR
 from streamlit_app.film import ShownFilm, shrink, to_data_url
+from streamlit_app.screening import LOOKS_INVERTED
 from streamlit_app.verdict import format_probability, tell_elsewhere, tell_verdict
 
 TEMPLATE = jinja2.Environment(autoescape=True).from_string(
@@ -26,7 +27,7 @@ def offer(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
         f"cxr_lite_{film.digest[:8]}.html",
         "text/html",
         on_click="ignore",
-        help="One HTML file: film, evidence, verdict, model and limits. No file name, no patient data.",
+        help="One HTML file: film, evidence, verdict, model, limits. No file name, no DICOM header.",
     )
 
 
@@ -84,8 +85,11 @@ def _list_marks(film: ShownFilm, prediction: Prediction) -> list[str]:
             prediction.screening == REFUSED
         ),
         "Gray levels inverted on the visitor's word": film.inverted,
+        f"{LOOKS_INVERTED} The score means nothing on a negative": (
+            prediction.inverted and not film.inverted
+        ),
     }
-    return [mark for mark, holds in marks.items() if holds]
+    return [*(mark for mark, holds in marks.items() if holds), *film.notes]
 
 
 def _tell_novelty(prediction: Prediction, card: ModelCard) -> str:

@@ -11,6 +11,7 @@ from cxr.novelty import REFUSED, UNFAMILIAR
 from streamlit_app.film import ShownFilm, view
 
 KNOWN = "frontal chest films of children"
+LOOKS_INVERTED = "This film looks inverted: air is white in it."
 
 
 def as_shown(film: ShownFilm) -> ShownFilm:
@@ -28,8 +29,8 @@ def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> Non
         _offer("You inverted the gray levels of this film.", "Undo the inversion", _revert, film)
     elif prediction.inverted and classifier.predict(255 - film.pixels).screening != REFUSED:
         _offer(
-            "**This film looks inverted:** air is white in it. The model learned from films whose air is "
-            "black, and its score means nothing on a negative.",
+            f"**{LOOKS_INVERTED}** The model learned from films whose air is black, and its score means "
+            "nothing on a negative.",
             "Invert the film",
             _invert,
             film,
@@ -59,7 +60,12 @@ def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
             f"{_tell_novelty(prediction, card)} {_tell_refused(card)}"
         )
         st.markdown("If it is a frontal chest film all the same, its score will be marked as refused.")
-        st.button("Score it anyway", on_click=_override, args=(film.digest,))
+        st.button("Score it anyway", on_click=override, args=(film.digest,))
+
+
+def override(digest: str) -> None:
+    """Let the score of the file with this sha256 be shown, though it is refused."""
+    st.session_state.setdefault("overridden", set()).add(digest)
 
 
 def badge(screening: str | None) -> str:
@@ -84,7 +90,7 @@ def _tell_refused(card: ModelCard) -> str:
 
 def _tell_elsewhere(card: ModelCard) -> str:
     elsewhere = card.metrics.get("elsewhere")
-    if elsewhere is None:
+    if not elsewhere:
         return ""
     return (
         f": {elsewhere['unfamiliar']['value']:.0%} of {elsewhere['films']} adult films of another "
@@ -104,7 +110,3 @@ def _invert(digest: str) -> None:
 
 def _revert(digest: str) -> None:
     st.session_state.inverted.discard(digest)
-
-
-def _override(digest: str) -> None:
-    st.session_state.setdefault("overridden", set()).add(digest)

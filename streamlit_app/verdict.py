@@ -76,7 +76,7 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
 
 def tell_elsewhere(card: ModelCard) -> str:
     """What the model is worth on films of another hospital."""
-    if "elsewhere" not in card.metrics:
+    if not card.metrics.get("elsewhere"):
         return "On films from elsewhere, and on adults, it has not been measured."
     metrics = card.metrics["elsewhere"]
     auroc, sensitivity, specificity = (metrics[k] for k in ("auroc", "sensitivity", "specificity"))

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shutil
-import zipfile
 
 import numpy as np
 import pytest
@@ -135,7 +134,7 @@ def test_comparison(page):
     assert not page.exception
     table = page.sidebar.table[0].value
     assert list(table.columns) == ["int8", "float32"]
-    assert list(table.index) == ["size", "probability", "median", "p95"]
+    assert list(table.index) == ["size", "probability", "screening", "median", "p95"]
     for name in ("int8", "float32"):
         classifier = cxr.Classifier.load(name)
         prediction = classifier.predict(cxr.read_image(SAMPLES / "pneumonia_1.png"))
@@ -245,54 +244,6 @@ def test_an_animation_says_that_its_first_frame_is_read(page):
     assert page.subheader[0].value.startswith("Pneumonia unlikely")
 
 
-def archive(members: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
-        for name, data in members.items():
-            zipped.writestr(name, data)
-    return file.getvalue()
-
-
-def test_a_zip_gets_a_table_in_which_a_bad_file_is_a_row(page):
-    members = {
-        "a/normal_1.png": (SAMPLES / "normal_1.png").read_bytes(),
-        "a/notes.txt": b"no film",
-        "photograph.png": png(PHOTOGRAPH),
-        "__MACOSX/a/._normal_1.png": b"resource fork",
-        "pneumonia_1.png": (SAMPLES / "pneumonia_1.png").read_bytes(),
-    }
-    upload(page, "films.zip", archive(members))
-    assert not page.exception
-    assert page.subheader[0].value == "1 of 2 films: pneumonia likely"
-    table = page.dataframe[0].value.set_index("path")
-    assert list(table.index) == ["a/normal_1.png", "a/notes.txt", "photograph.png", "pneumonia_1.png"]
-    assert list(table.label) == ["NORMAL", "", "", "PNEUMONIA"]
-    assert "no image of a known format" in table.error["a/notes.txt"]
-    assert table.screening["photograph.png"] == "refused"
-    assert np.isnan(table.probability["photograph.png"])
-    page.checkbox[0].check().run()
-    table = page.dataframe[0].value.set_index("path")
-    assert 0 <= table.probability["photograph.png"] <= 1
-    assert table.screening["photograph.png"] == "refused"
-
-
-def test_a_damaged_zip_or_member_is_a_row(page):
-    whole = archive({"normal_1.png": (SAMPLES / "normal_1.png").read_bytes()})
-    middle = len(whole) // 2
-    upload(page, "films.zip", whole[:middle] + b"damage" + whole[middle + 6 :])
-    assert not page.exception
-    assert "damaged or encrypted" in page.dataframe[0].value.error[0]
-
-
-def test_a_zip_that_lists_a_million_members_is_not_opened(page):
-    whole = bytearray(archive({"a.png": b"x"}))
-    end = whole.rfind(b"PK\x05\x06")
-    whole[end + 12 : end + 16] = (2**30).to_bytes(4, "little")
-    upload(page, "films.zip", bytes(whole))
-    assert not page.exception
-    assert "of far more than 500 members" in page.dataframe[0].value.error[0]
-
-
 def test_deep_link_to_a_sample_and_model():
     page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60)
     page.query_params["sample"] = "pneumonia_2"
@@ -338,7 +289,38 @@ def test_the_report_holds_the_result_and_nothing_of_the_file_name(page):
     for secret in ("Doe", "Jane", "4711"):
         assert secret not in html
     refused = dataclasses.replace(prediction, screening="refused", uncertain=True)
-    marked = make_report(dataclasses.replace(film, inverted=True), refused, classifier.card)
-    for mark in ("Refused as no frontal chest film", "Uncertain", "inverted on the visitor"):
+    told = dataclasses.replace(film, inverted=True, notes=("Text is burned in.",))
+    marked = make_report(told, refused, classifier.card)
+    for mark in ("Refused as no frontal", "Uncertain", "inverted on the visitor", "Text is burned in."):
         assert mark in marked
         assert mark not in html
+    negative = make_report(film, dataclasses.replace(prediction, inverted=True), classifier.card)
+    assert "looks inverted" in negative
+    assert "looks inverted" not in html
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"operating_points": {}},
+        {"threshold": 0.996},
+        {"novelty": None},
+        {"cause": None},
+        {"metrics": None},
+    ],
+)
+def test_a_card_that_lacks_something_still_makes_a_page(tmp_path, monkeypatch, change):
+    for name in cxr.classifier.MODEL_NAMES:
+        model = cxr.classifier.find_model(name)
+        shutil.copy(model, tmp_path)
+        card = json.loads(model.with_suffix(".json").read_text())
+        if "metrics" in change:
+            change = {"metrics": card["metrics"] | {"elsewhere": None}}
+        (tmp_path / model.name).with_suffix(".json").write_text(json.dumps(card | change))
+    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+    st.cache_resource.clear()
+    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    for pixels in (NORMAL, 255 - NORMAL, PHOTOGRAPH):
+        upload(page, "film.png", png(pixels))
+        assert not page.exception
+    st.cache_resource.clear()

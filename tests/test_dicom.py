@@ -1,19 +1,23 @@
 """DICOM radiographs, whole through ``read_film``."""
 
 import io
+import itertools
 import struct
 import subprocess
 import sys
 
 import gdcm
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import (
     MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -214,6 +218,58 @@ def test_a_header_of_millions_of_elements_is_given_up():
     data = b"\0" * 128 + b"DICM" + element * 2_000_000
     with pytest.raises(InvalidImageError, match="no end"):
         read_image(io.BytesIO(data))
+
+
+def test_a_deflated_file_is_not_inflated():
+    """A megabyte could become a gigabyte."""
+    dataset = make_dicom(FILM)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    with pytest.raises(InvalidImageError, match="transfer syntax Deflated"):
+        read(dataset)
+
+
+@pytest.mark.parametrize("name", ["WindowCenter", "ModalityLUTSequence"])
+def test_a_value_of_endless_parts_is_not_parsed(name):
+    tag, dataset = Tag(name), make_dicom(FILM)
+    del dataset[Tag("PixelData")], dataset.file_meta
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+    value = b"1\\" * 200_000 if name == "WindowCenter" else item * 50_000
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, dataset, implicit_vr=True, little_endian=True)
+    header = struct.pack("<HHI", tag.group, tag.element, len(value))
+    with pytest.raises(InvalidImageError, match="a header element of"):
+        read_image(io.BytesIO(file.getvalue() + header + value))
+
+
+def split(frame: bytes, *at: int) -> list[bytes]:
+    """The frame cut into fragments of even length."""
+    cuts = [0, *at, len(frame)]
+    return [frame[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+def in_fragments(fragments: list[bytes], table: bytes = b"") -> Dataset:
+    """Encapsulated by hand, behind an offset table that holds anything."""
+    items = [table, *(f + b"\0" * (len(f) % 2) for f in fragments)]
+    dataset = compress(b"\0" * 8, JPEGBaseline8Bit)
+    dataset.PixelData = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(i)) + i for i in items)
+    dataset["PixelData"].is_undefined_length = True
+    return dataset
+
+
+def test_scans_are_counted_in_every_fragment():
+    data = encode("JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xc4", 0, data.rindex(b"\xff\xda")) : -2]
+    bomb = data[:-2] + last * 200 + data[-2:]
+    assert np.abs(read(in_fragments(split(data, 2000))).astype(int) - FILM).max() < 40
+    with pytest.raises(InvalidImageError, match="scans"):
+        read(in_fragments(split(bomb, 2000)))
+
+
+def test_a_decoy_in_the_offset_table_does_not_hide_the_frame():
+    file = io.BytesIO()
+    Image.fromarray(np.tile(FILM, (2, 2))).save(file, "JPEG")
+    with pytest.raises(InvalidImageError, match=r"contradicts its header|damaged"):
+        read(in_fragments([file.getvalue()], table=encode("JPEG")))
 
 
 def test_burned_in_text_is_told():

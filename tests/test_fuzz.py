@@ -5,16 +5,20 @@
 
 import io
 import os
+import zipfile
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom import Dataset, dcmwrite
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from cxr import InvalidImageError, read_film
+from streamlit_app.archive import unpack
+from streamlit_app.film import Source
 from tests.conftest import draw_film, make_dicom, save_dicom
 
 FILM = draw_film(1, pneumonia=True, size=160)
@@ -42,6 +46,29 @@ def rle() -> bytes:
     return save_dicom(dataset)
 
 
+def with_table() -> bytes:
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [256, 0, 16], np.arange(256, dtype=np.uint16).tobytes()
+    return save_dicom(make_dicom(FILM, VOILUTSequence=[table]))
+
+
+def bare() -> bytes:
+    """Implicit, without preamble and meta header."""
+    dataset = make_dicom(FILM)
+    del dataset.file_meta
+    file = io.BytesIO()
+    dcmwrite(file, dataset, implicit_vr=True, little_endian=True)
+    return file.getvalue()
+
+
+def archive() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("film.png", picture("PNG"))
+        zipped.writestr("text.txt", "no film " * 100)
+    return file.getvalue()
+
+
 FILES = {
     "jpeg": picture("JPEG"),
     "progressive jpeg": picture("JPEG", progressive=True),
@@ -56,6 +83,8 @@ FILES = {
     "dicom jpeg": dicom(picture("JPEG"), JPEGBaseline8Bit),
     "dicom jpeg 2000": dicom(picture("JPEG2000", no_jp2=True), JPEG2000Lossless),
     "dicom rle": rle(),
+    "dicom with a lookup table": with_table(),
+    "dicom without a header": bare(),
 }
 
 
@@ -95,3 +124,13 @@ def test_damaged_files_give_a_film_or_one_error(kind):
 def test_any_bytes(data):
     with pytest.raises(InvalidImageError):
         read_film(io.BytesIO(data))
+
+
+@settings(max_examples=EXAMPLES, deadline=10_000, suppress_health_check=list(HealthCheck))
+@given(damages(archive()))
+def test_damaged_archives_give_members_or_one_error(data):
+    for source in unpack([Source("films.zip", "1", lambda: data)]):
+        try:
+            assert isinstance(source.read(), bytes)
+        except InvalidImageError as error:
+            assert "accepted is" in str(error)

@@ -222,6 +222,25 @@ def test_a_jpeg_of_endless_scans_is_refused():
         read_image(io.BytesIO(data[:-2] + last * 200 + data[-2:]))
 
 
+def test_a_tiff_of_many_jpeg_strips_is_read():
+    film = draw_film(0, pneumonia=True, size=2200)
+    file = encode(gray(film), format="TIFF", compression="jpeg", tiffinfo={278: 16})
+    assert file.getvalue().count(b"\xff\xda") > 100
+    assert read_image(file).shape == film.shape
+
+
+def test_a_damaged_second_page_does_not_cost_the_first(film):
+    pages = {"save_all": True, "append_images": [gray(film)]}
+    data = bytearray(encode(gray(film), format="TIFF", **pages).read())
+    first = struct.unpack("<I", data[4:8])[0]
+    entries = struct.unpack("<H", data[first : first + 2])[0]
+    link = first + 2 + 12 * entries
+    data[link : link + 4] = (9).to_bytes(4, "little")
+    read = read_film(io.BytesIO(bytes(data)))
+    assert np.array_equal(read.pixels, film)
+    assert len(read.notes) == 1
+
+
 def test_missing_path_and_folder(tmp_path):
     for path in (tmp_path / "none.png", tmp_path, "null\0character.png"):
         with pytest.raises(InvalidImageError, match="cannot be read"):

@@ -1,0 +1,95 @@
+"""ZIP archives of films, read in memory, within bounds: a small archive can hold anything."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+
+from cxr import InvalidImageError
+from cxr.imaging import MAX_BYTES
+from streamlit_app.film import Source
+
+MAX_DIRECTORY_BYTES = 2**20  # some ten thousand members
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of the others the library inflates all at once
+DAMAGES = (
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+)
+
+
+class _BoundedFile(io.BytesIO):
+    """Refuses large reads while the directory is parsed, which the library reads at once."""
+
+    is_bounded = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = len(self.getbuffer()) - self.tell()
+        wanted = left if size is None or size < 0 else min(size, left)
+        if self.is_bounded and wanted > MAX_DIRECTORY_BYTES:
+            raise InvalidImageError("a ZIP archive of far too many members")
+        return super().read(size)
+
+
+def is_archive(data: bytes) -> bool:
+    """Whether a file is a ZIP archive by its content."""
+    return zipfile.is_zipfile(io.BytesIO(data))
+
+
+def unpack(sources: Sequence[Source]) -> Iterator[Source]:
+    """The files, and in place of an archive its members; nothing is written to a disk.
+
+    A file that cannot be had raises ``InvalidImageError`` when it is read, and not here.
+    """
+    for source in sources:
+        data = source.read()
+        if not is_archive(data):
+            yield source
+            continue
+        try:
+            archive = _open(data)
+        except InvalidImageError as error:
+            yield Source(source.name, source.key, _raiser(error))
+            continue
+        for i, member in enumerate(archive.infolist()):
+            hidden = member.filename.startswith("__MACOSX/") or "/." in f"/{member.filename}"
+            if not member.is_dir() and not hidden:
+                yield Source(member.filename, f"{source.key}/{i}", _member_reader(archive, member))
+
+
+def _open(data: bytes) -> zipfile.ZipFile:
+    file = _BoundedFile(data)
+    try:
+        archive = zipfile.ZipFile(file)
+    except InvalidImageError:
+        raise
+    except Exception as error:  # struct.error among others
+        raise InvalidImageError("a damaged ZIP archive") from error
+    file.is_bounded = False
+    return archive
+
+
+def _raiser(error: InvalidImageError) -> Callable[[], bytes]:
+    def read() -> bytes:
+        raise error
+
+    return read
+
+
+def _member_reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], bytes]:
+    def read() -> bytes:
+        if member.compress_type not in METHODS:
+            raise InvalidImageError("a member of a ZIP archive that is neither stored nor deflated")
+        try:
+            with archive.open(member) as file:
+                return file.read(MAX_BYTES + 1)  # what a header says of the size need not be true
+        except DAMAGES as error:
+            raise InvalidImageError("a member of a ZIP archive that is damaged or encrypted") from error
+
+    return read

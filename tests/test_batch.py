@@ -1,0 +1,137 @@
+"""Many films on the page, and archives that mean harm."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from streamlit.testing.v1 import AppTest
+
+from cxr import InvalidImageError
+from streamlit_app.archive import unpack
+from streamlit_app.film import Source
+from tests.conftest import ROOT, SAMPLES
+
+NORMAL = (SAMPLES / "normal_1.png").read_bytes()
+
+
+@pytest.fixture
+def page() -> AppTest:
+    return AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+
+
+def upload(page: AppTest, name: str, data: bytes) -> AppTest:
+    page.file_uploader[0].upload(name, data, "application/zip")
+    return page.run()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+PHOTOGRAPH = load_sample_images().images[0]
+
+
+def archive(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, data in members.items():
+            zipped.writestr(name, data)
+    return file.getvalue()
+
+
+def test_a_zip_gets_a_table_in_which_a_bad_file_is_a_row(page):
+    members = {
+        "a/normal_1.png": (SAMPLES / "normal_1.png").read_bytes(),
+        "a/notes.txt": b"no film",
+        "photograph.png": png(PHOTOGRAPH),
+        "__MACOSX/a/._normal_1.png": b"resource fork",
+        "pneumonia_1.png": (SAMPLES / "pneumonia_1.png").read_bytes(),
+    }
+    upload(page, "films.zip", archive(members))
+    assert not page.exception
+    assert page.subheader[0].value == "1 of 2 films: pneumonia likely"
+    table = page.dataframe[0].value.set_index("path")
+    assert list(table.index) == ["a/normal_1.png", "a/notes.txt", "photograph.png", "pneumonia_1.png"]
+    assert list(table.label) == ["NORMAL", "", "", "PNEUMONIA"]
+    assert "no image of a known format" in table.error["a/notes.txt"]
+    assert table.screening["photograph.png"] == "refused"
+    assert np.isnan(table.probability["photograph.png"])
+    page.checkbox[0].check().run()
+    table = page.dataframe[0].value.set_index("path")
+    assert 0 <= table.probability["photograph.png"] <= 1
+    assert table.screening["photograph.png"] == "refused"
+
+
+def test_a_damaged_zip_or_member_is_a_row(page):
+    whole = archive({"normal_1.png": (SAMPLES / "normal_1.png").read_bytes()})
+    middle = len(whole) // 2
+    upload(page, "films.zip", whole[:middle] + b"damage" + whole[middle + 6 :])
+    assert not page.exception
+    assert "damaged or encrypted" in page.dataframe[0].value.error[0]
+
+
+def test_a_zip_that_lists_too_many_members_is_not_opened(page):
+    upload(page, "films.zip", archive({f"{i}": b"" for i in range(30_000)}))
+    assert not page.exception
+    assert "of far too many members" in page.dataframe[0].value.error[0]
+
+
+def test_a_damaged_stream_is_a_row_and_the_others_are_scored(page):
+    whole = bytearray(archive({"text.txt": b"a b c " * 5000, "normal_1.png": NORMAL}))
+    start = whole.index(b"text.txt") + len("text.txt")
+    whole[start : start + 8] = b"\xff" * 8
+    upload(page, "films.zip", bytes(whole))
+    assert not page.exception
+    table = page.dataframe[0].value.set_index("path")
+    assert "damaged or encrypted" in table.error["text.txt"]
+    assert table.label["normal_1.png"] == "NORMAL"
+
+
+@pytest.mark.parametrize("members", [{}, {"folder/": b"", "__MACOSX/a": b"x", ".hidden": b"x"}])
+def test_an_archive_without_files_is_said_to_be_one(page, members):
+    upload(page, "films.zip", archive(members))
+    assert not page.exception
+    assert "a ZIP archive without files" in page.error[0].value
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_that_cannot_be_bounded_are_not_unpacked(method):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as zipped:
+        zipped.writestr("normal_1.png", NORMAL)
+    (member,) = unpack([Source("films.zip", "1", file.getvalue)])
+    with pytest.raises(InvalidImageError, match="neither stored nor deflated"):
+        member.read()
+
+
+def test_a_member_is_read_up_to_the_limit_of_a_file():
+    bomb = archive({"zeros.png": b"\0" * (200 * 2**20)})
+    assert len(bomb) < 300_000
+    (member,) = unpack([Source("films.zip", "1", lambda: bomb)])
+    assert len(member.read()) == 64 * 2**20 + 1
+
+
+@pytest.mark.parametrize("at", range(1, 22))
+def test_a_forged_end_of_the_directory_is_an_error_and_no_crash(at):
+    whole = bytearray(archive({"a.png": NORMAL}))
+    end = len(whole) - 22
+    whole[end + at : end + at + 4] = b"PK\x05\x06"[: 22 - at]
+    for member in unpack([Source("films.zip", "1", lambda: bytes(whole))]):
+        try:
+            assert member.read() in (NORMAL, bytes(whole))
+        except InvalidImageError as error:
+            assert "ZIP" in str(error)
+
+
+def test_films_are_scored_once_in_a_session(page, monkeypatch):
+    upload(page, "films.zip", archive({"a.png": NORMAL, "b.png": png(PHOTOGRAPH)}))
+    first = page.dataframe[0].value
+    monkeypatch.setattr("streamlit_app.batch.score_film", None)  # another call would fail
+    page.checkbox[0].check().run()
+    assert not page.exception
+    assert list(page.dataframe[0].value.path) == list(first.path)
