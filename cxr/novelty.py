@@ -22,6 +22,7 @@ COMPONENTS = 96
 TEMPLATE_PX = 16
 INVERTED_CORRELATION = -0.3  # validation films lie above +.4, the same inverted below -.5
 UNFAMILIAR_PERCENTILE = 98.0  # of the validation films
+SMALLEST = 1e-12
 REFUSED_SIGMAS = 3.7  # above the validation films' mean, of the logarithm
 
 
@@ -61,12 +62,13 @@ class NoveltyModel:
             validation_embeddings: float32 (V, E) of other patients' films.
             components: dimension of the subspace.
         """
-        mean = embeddings.mean(axis=0).astype(np.float16).astype(np.float32)
+        mean = embeddings.mean(axis=0).astype(np.float32)
         _, _, rows = np.linalg.svd(embeddings - mean, full_matrices=False)
         template = np.mean([_shrink(image) for image in images], axis=0)
         basis, scale = _round_to_int8(rows[:components])
         unlimited = cls(mean, basis * scale, template, 1.0, np.inf, np.inf)
         residuals = np.array([unlimited.score(e) for e in validation_embeddings])
+        residuals = np.maximum(residuals, SMALLEST)  # of a network that tells nothing apart
         usual = float(np.median(residuals))
         logs = np.log(residuals / usual)
         return dataclasses.replace(
@@ -95,16 +97,16 @@ class NoveltyModel:
         return bool(np.sum(shrunk * self.template) < INVERTED_CORRELATION * lengths)
 
     def to_json(self) -> dict[str, Any]:
-        """Statistics for the card: arrays as base64 of float16, and of int8 with a scale a component."""
+        """Statistics for the card: arrays as base64 of float32, components of int8 with a scale each."""
         basis, scale = _round_to_int8(self.components)
         return {
             "usual": self.usual,
             "unfamiliar": self.unfamiliar,
             "refused": self.refused,
-            "mean": _encode(self.mean.astype(np.float16)),
+            "mean": _encode(self.mean.astype(np.float32)),
             "scales": _encode(scale[:, 0].astype(np.float32)),
             "components": _encode(basis),
-            "template": _encode(self.template.astype(np.float16)),
+            "template": _encode(self.template.astype(np.float32)),
         }
 
     @classmethod
@@ -115,10 +117,10 @@ class NoveltyModel:
             ValueError: if fields are missing, or do not fit each other.
         """
         try:
-            mean = _decode(card["mean"], np.float16).astype(np.float32)
+            mean = _decode(card["mean"], np.float32)
             scales = _decode(card["scales"], np.float32)
             basis = _decode(card["components"], np.int8).reshape(len(scales), len(mean))
-            template = _decode(card["template"], np.float16).astype(np.float32)
+            template = _decode(card["template"], np.float32)
             limits = {name: float(card[name]) for name in ("usual", "unfamiliar", "refused")}
             if not 0 < limits["unfamiliar"] < limits["refused"] or not limits["usual"] > 0:
                 raise ValueError(f"limits {limits}")
