@@ -102,8 +102,19 @@ def _list_files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         inside = []
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and _is_film(p))
         yield from inside or [path]
+
+
+def _is_film(path: Path) -> bool:
+    """By its extension; or DICOM without one, as archives write it."""
+    if path.suffix:
+        return path.suffix.lower() in EXTENSIONS
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def score_film(classifier: Classifier, name: str, file: Path | BinaryIO) -> tuple[Row, np.ndarray | None]:

@@ -324,3 +324,18 @@ def test_a_card_that_lacks_something_still_makes_a_page(tmp_path, monkeypatch, c
         upload(page, "film.png", png(pixels))
         assert not page.exception
     st.cache_resource.clear()
+
+
+def test_a_comparison_without_the_other_model_gets_a_sentence(tmp_path, monkeypatch):
+    model = cxr.classifier.find_model("int8")
+    shutil.copy(model, tmp_path)
+    shutil.copy(model.with_suffix(".json"), tmp_path)
+    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+    st.cache_resource.clear()
+    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    page.button(key="normal_1").click().run()
+    page.toggle(key="compare").set_value(True).run()
+    st.cache_resource.clear()
+    assert not page.exception
+    assert page.subheader[0].value.startswith("Pneumonia unlikely")
+    assert "The comparison is not possible. Received the model pneumonia_float32" in page.error[0].value

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from cxr.cli import COLUMNS, main
-from tests.conftest import ROOT, SAMPLES
+from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
 
 
 @pytest.fixture
@@ -59,6 +59,16 @@ def test_table_has_a_line_a_film(folder, capfd):
     assert good.split()[0] == "NORMAL"
     assert bad.startswith("failed")
     assert "notes.txt" in bad
+
+
+def test_dicom_films_in_a_folder_need_no_extension(tmp_path, capfd):
+    film = np.asarray(Image.open(SAMPLES / "pneumonia_1.png").convert("L"))
+    (tmp_path / "IM000001").write_bytes(save_dicom(make_dicom(film)))
+    (tmp_path / "two.DCM").write_bytes(save_dicom(make_dicom(film)))
+    (tmp_path / "LICENSE").write_text("no film " * 50)
+    assert main(["predict", str(tmp_path), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
+    assert [row["label"] for row in rows] == ["PNEUMONIA"] * 2
 
 
 def test_progress_goes_to_stderr_for_more_than_a_few_files(folder, capfd):
