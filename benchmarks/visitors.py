@@ -97,8 +97,8 @@ def cpu_seconds(pid: int) -> float:
     return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(visitors: int, chromium: str) -> str:
-    """A fresh server under so many visitors. Returns a row of the table."""
+def measure(visitors: int, rounds: int, chromium: str) -> str:
+    """A fresh server under so many visitors, who come and go in rounds. Returns a row of the table."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -116,16 +116,20 @@ def measure(visitors: int, chromium: str) -> str:
                     time.sleep(0.5)
             asyncio.run(drive(url, 1, chromium))  # loads what is loaded once
             before, spent = memory_mb(server.pid, "VmRSS"), cpu_seconds(server.pid)
-            seconds, wrong = asyncio.run(drive(url, visitors, chromium))
+            seconds, wrong, after = [], 0, []
+            for _ in range(rounds):
+                taken, crossed = asyncio.run(drive(url, visitors, chromium))
+                seconds, wrong = seconds + taken, wrong + crossed
+                time.sleep(SETTLE_S)
+                after.append(f"{memory_mb(server.pid, 'VmRSS'):.0f}")
             spent = (cpu_seconds(server.pid) - spent) / len(seconds)
-            time.sleep(SETTLE_S)
-            after, peak = memory_mb(server.pid, "VmRSS"), memory_mb(server.pid, "VmHWM")
+            peak = memory_mb(server.pid, "VmHWM")
         finally:
             server.terminate()
     median, p95 = np.percentile(seconds, (50, 95))
     return (
         f"| {visitors} | {len(seconds)} | {wrong} | {median:.2f} s | {p95:.2f} s | {spent:.2f} s "
-        f"| {before:.0f} MB | {peak:.0f} MB | {after:.0f} MB |"
+        f"| {before:.0f} MB | {peak:.0f} MB | {', '.join(after)} MB |"
     )
 
 
@@ -134,6 +138,7 @@ def main() -> None:
         prog="python -m benchmarks.visitors", description=__doc__.split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--visitors", type=int, nargs="+", default=[1, 20])
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium")
     args = parser.parse_args()
     print(
@@ -141,11 +146,11 @@ def main() -> None:
     )
     print(
         "| visitors at once | films | wrong results | median | p95 | server's CPU a film "
-        "| memory before | peak | after |"
+        "| memory before | peak | after each round |"
     )
     print("|---" * 9 + "|")
     for visitors in args.visitors:
-        print(measure(visitors, args.chromium), flush=True)
+        print(measure(visitors, args.rounds, args.chromium), flush=True)
 
 
 if __name__ == "__main__":
