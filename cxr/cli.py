@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cxr.classifier import MODEL_NAMES, Classifier, find_model
-from cxr.imaging import EXTENSIONS, InvalidImageError, read_image
+from cxr.imaging import EXTENSIONS, InvalidImageError, is_dicom, read_image
 from cxr.latency import Latency, cpu_name, measure_latency
 from cxr.model_card import InvalidModelError, ModelCard
 
@@ -112,7 +112,7 @@ def _is_film(path: Path) -> bool:
         return path.suffix.lower() in EXTENSIONS
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return is_dicom(file.read(132))
     except OSError:
         return False
 

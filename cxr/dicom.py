@@ -26,7 +26,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from cxr.imaging import InvalidImageError, check_scans, check_size, scale_to_uint8
+from cxr.imaging import InvalidImageError, check_scans, check_size, scale_to_uint8, to_gray
 
 MODALITIES = {"CR": "computed radiography", "DX": "digital radiography", "RG": "film"}
 LATERAL_VIEWS = ("LL", "RL", "LLD", "RLD", "LATERAL")
@@ -142,7 +142,7 @@ def read_dicom(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
     if dataset.PhotometricInterpretation in COLOR:
         if array.dtype != np.uint8:
             raise InvalidImageError(f"a DICOM film in color of {dataset.BitsAllocated} bits")
-        pixels = np.array(Image.fromarray(array).convert("L"))
+        pixels = to_gray(Image.fromarray(array))
     else:
         pixels = _to_display(array, dataset)
     notes = ()

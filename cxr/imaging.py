@@ -84,7 +84,7 @@ def read_film(file: str | os.PathLike[str] | BinaryIO) -> Film:
     """
     data = _read_bytes(file)
     try:
-        if _is_dicom(data):
+        if is_dicom(data):
             from cxr.dicom import read_dicom  # pydicom is heavy, and most films need none of it
 
             pixels, notes = read_dicom(data)
@@ -142,7 +142,7 @@ def _read_picture(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
             notes = ("The file holds several pictures; only the first is read.",)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        return _to_gray(image), notes
+        return to_gray(image), notes
 
 
 def _has_more(data: bytes) -> bool:
@@ -175,7 +175,7 @@ def _read_bytes(file: str | os.PathLike[str] | BinaryIO) -> bytes:
     return data
 
 
-def _is_dicom(data: bytes) -> bool:
+def is_dicom(data: bytes) -> bool:
     """Whether a file is DICOM by its content: its prefix, or, where the preamble was cut off, a first
     element of group 2 or 8 in either byte order."""
     if data[128:132] == b"DICM":
@@ -216,7 +216,8 @@ def check_scans(data: bytes, parts: int = 0) -> None:
         raise InvalidImageError(f"a JPEG of {scans} scans, where a progressive one has about ten")
 
 
-def _to_gray(image: Image.Image) -> np.ndarray:
+def to_gray(image: Image.Image) -> np.ndarray:
+    """A loaded picture of any mode as uint8 (H, W), as ``read_film`` says."""
     if image.mode[0] in "IF":  # I, I;16, I;16B, F: deeper than 8 bits
         pixels = scale_to_uint8(np.asarray(image))
         tags = getattr(image, "tag_v2", {})

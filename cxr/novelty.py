@@ -2,7 +2,7 @@
 
 The embeddings of the training films lie near a subspace. The distance of a film's embedding from it
 (the residual of a principal component analysis) is small for films of the same kind and large for
-photographs, scans and text (Hawkins 1974; for images in networks, Guan et al. 2022 and others). It is
+photographs, scans and text (Hawkins 1974; for images in networks, Guan et al. 2023). It is
 given as a multiple of the validation films' median, so 1 is usual.
 
 A film whose gray levels are inverted, with white air, is told by its correlation with the mean film.

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+from sklearn.datasets import load_sample_images
+from streamlit.testing.v1 import AppTest
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "streamlit_app" / "samples"
@@ -54,6 +56,27 @@ def save_dicom(dataset: Dataset) -> bytes:
 @pytest.fixture(scope="session")
 def film() -> np.ndarray:
     return draw_film(seed=0, pneumonia=True)
+
+
+@pytest.fixture
+def page() -> AppTest:
+    return AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+
+
+def upload(page: AppTest, name: str, data: bytes) -> AppTest:
+    page.file_uploader[0].upload(name, data, "application/octet-stream")
+    return page.run()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def load_photograph() -> np.ndarray:
+    """A temple in China, uint8 (H, W, 3): no chest film."""
+    return load_sample_images().images[0]
 
 
 PATIENTS = {"train": 8, "val": 3, "test": 3}  # of each class, with two films each

@@ -10,24 +10,13 @@ import numpy as np
 import pytest
 import streamlit as st
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from streamlit.testing.v1 import AppTest
 
 import cxr
 import cxr.classifier
 from streamlit_app.film import decode
 from streamlit_app.report import make_report
-from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
-
-
-@pytest.fixture
-def page() -> AppTest:
-    return AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
-
-
-def upload(page: AppTest, name: str, data: bytes) -> AppTest:
-    page.file_uploader[0].upload(name, data, "image/png")
-    return page.run()
+from tests.conftest import ROOT, SAMPLES, load_photograph, make_dicom, png, save_dicom, upload
 
 
 def test_first_visit_explains_itself(page):
@@ -195,13 +184,7 @@ def test_a_dicom_film(page):
     assert "modality CT, which is no radiograph" in page.error[0].value
 
 
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-PHOTOGRAPH = load_sample_images().images[0]
+PHOTOGRAPH = load_photograph()
 NORMAL = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
 
 

@@ -5,35 +5,16 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
-from sklearn.datasets import load_sample_images
-from streamlit.testing.v1 import AppTest
 
 from cxr import InvalidImageError
 from streamlit_app.archive import unpack
 from streamlit_app.film import Source
-from tests.conftest import ROOT, SAMPLES
+from tests.conftest import SAMPLES, load_photograph, png, upload
 
 NORMAL = (SAMPLES / "normal_1.png").read_bytes()
 
 
-@pytest.fixture
-def page() -> AppTest:
-    return AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
-
-
-def upload(page: AppTest, name: str, data: bytes) -> AppTest:
-    page.file_uploader[0].upload(name, data, "application/zip")
-    return page.run()
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-PHOTOGRAPH = load_sample_images().images[0]
+PHOTOGRAPH = load_photograph()
 
 
 def archive(members: dict[str, bytes]) -> bytes:

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
-from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
+from tests.conftest import ROOT, SAMPLES, load_photograph, make_dicom, png, save_dicom
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -58,7 +57,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
     """What visitors bring, by name."""
     folder = tmp_path_factory.mktemp("films")
     film = np.asarray(Image.open(SAMPLES / "pneumonia_2.png").convert("L"))
-    Image.fromarray(load_sample_images().images[0]).save(folder / "photograph.png")
+    (folder / "photograph.png").write_bytes(png(load_photograph()))
     Image.fromarray(255 - film).save(folder / "negative.png")
     large = np.asarray(Image.fromarray(film).resize((1800, 1600))).astype(np.uint16) * 16
     (folder / "film.dcm").write_bytes(save_dicom(make_dicom(large, BitsStored=12, HighBit=11)))
