@@ -25,9 +25,14 @@ def overlay_evidence(
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"received opacity {opacity}; accepted is 0..1")
-    layer = color_evidence(evidence, scale, image.shape)
-    alpha = layer[..., 3:] * (opacity / 255.0)
-    return np.rint(image[..., np.newaxis] * (1.0 - alpha) + layer[..., :3] * alpha).astype(np.uint8)
+    levels = _quantize_evidence(evidence, scale, image.shape)
+    alpha = np.arange(256)[:, np.newaxis] * (opacity / 255.0)
+    gray = np.arange(256)[:, np.newaxis, np.newaxis]
+    blends = np.empty((256, 256, 4), np.uint8)  # every gray level under every level of evidence
+    blends[..., :3] = np.rint(gray * (1.0 - alpha) + _color_levels() * alpha)
+    index = (image.astype(np.uint16) << 8) | levels
+    blended = np.take(blends.view(np.uint32).ravel(), index).view(np.uint8)
+    return cv2.cvtColor(blended.reshape(*image.shape, 4), cv2.COLOR_RGBA2RGB)
 
 
 def color_evidence(evidence: np.ndarray, scale: float, shape: tuple[int, int]) -> np.ndarray:
@@ -48,10 +53,21 @@ def color_evidence(evidence: np.ndarray, scale: float, shape: tuple[int, int]) -
     Raises:
         ValueError: if scale is out of range.
     """
+    levels = _quantize_evidence(evidence, scale, shape)
+    return np.dstack([_color_levels()[levels], levels])
+
+
+def _quantize_evidence(evidence: np.ndarray, scale: float, shape: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W) of the evidence upsampled: 0 for none or less, 255 for ``scale`` or more."""
     if scale <= 0:
         raise ValueError(f"received scale {scale}; accepted is > 0")
     height, width = shape
-    strength = cv2.resize(evidence / scale, (width, height), interpolation=cv2.INTER_CUBIC)
-    levels = np.rint(np.clip(np.nan_to_num(strength), 0.0, 1.0) * 255).astype(np.uint8)
-    color = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    return np.dstack([color, levels])
+    cells = np.clip(np.nan_to_num(evidence / scale), -1e6, 1e6).astype(np.float32)
+    strength = cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC)
+    return cv2.convertScaleAbs(np.maximum(strength, 0.0, out=strength), alpha=255.0)
+
+
+def _color_levels() -> np.ndarray:
+    """uint8 (256, 3), RGB of each level."""
+    levels = np.arange(256, dtype=np.uint8)[np.newaxis]
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)[0]
