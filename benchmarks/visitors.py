@@ -16,22 +16,17 @@ import asyncio
 import io
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from playwright.async_api import Browser, async_playwright
 
+from benchmarks.server import ROOT, cpu_seconds, memory_mb, serve
 from cxr import Classifier, read_image
 from cxr.latency import cpu_name
 from streamlit_app.verdict import format_probability
 
-ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = sorted((ROOT / "streamlit_app" / "samples").glob("*.png"))
 BASE_PX = 1600
 UPLOADS = 5  # a visitor
@@ -83,49 +78,19 @@ async def drive(url: str, visitors: int, chromium: str) -> tuple[list[float], in
     return [s for seconds, _ in results for s in seconds], sum(wrong for _, wrong in results)
 
 
-def memory_mb(pid: int, field: str) -> float:
-    """``VmRSS`` (now) or ``VmHWM`` (peak) of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"received the field {field}, which this system does not tell")
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has taken."""
-    ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
-    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
-
-
 def measure(visitors: int, rounds: int, chromium: str) -> str:
     """A fresh server under so many visitors, who come and go in rounds. Returns a row of the table."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "streamlit_app" / "app.py")]
-    command += ["--server.port", str(port), "--server.address", "127.0.0.1"]
-    environment = os.environ | {"STREAMLIT_SERVER_HEADLESS": "true"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as server:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            for _ in range(120):
-                try:
-                    urllib.request.urlopen(f"{url}/_stcore/health", timeout=1).close()
-                    break
-                except OSError:
-                    time.sleep(0.5)
-            asyncio.run(drive(url, 1, chromium))  # loads what is loaded once
-            before, spent = memory_mb(server.pid, "VmRSS"), cpu_seconds(server.pid)
-            seconds, wrong, after = [], 0, []
-            for _ in range(rounds):
-                taken, crossed = asyncio.run(drive(url, visitors, chromium))
-                seconds, wrong = seconds + taken, wrong + crossed
-                time.sleep(SETTLE_S)
-                after.append(f"{memory_mb(server.pid, 'VmRSS'):.0f}")
-            spent = (cpu_seconds(server.pid) - spent) / len(seconds)
-            peak = memory_mb(server.pid, "VmHWM")
-        finally:
-            server.terminate()
+    with serve(ROOT / "streamlit_app" / "app.py") as (url, pid):
+        asyncio.run(drive(url, 1, chromium))  # loads what is loaded once
+        before, spent = memory_mb(pid, "VmRSS"), cpu_seconds(pid)
+        seconds, wrong, after = [], 0, []
+        for _ in range(rounds):
+            taken, crossed = asyncio.run(drive(url, visitors, chromium))
+            seconds, wrong = seconds + taken, wrong + crossed
+            time.sleep(SETTLE_S)
+            after.append(f"{memory_mb(pid, 'VmRSS'):.0f}")
+        spent = (cpu_seconds(pid) - spent) / len(seconds)
+        peak = memory_mb(pid, "VmHWM")
     median, p95 = np.percentile(seconds, (50, 95))
     return (
         f"| {visitors} | {len(seconds)} | {wrong} | {median:.2f} s | {p95:.2f} s | {spent:.2f} s "

@@ -1,9 +1,13 @@
-"""``python -m cxr predict | info | benchmark``. Not for medical use."""
+"""``python -m cxr predict | bulk | info | benchmark``. Not for medical use."""
 
 from __future__ import annotations
 
 import argparse
+import collections
+import concurrent.futures
+import contextlib
 import csv
+import importlib.util
 import json
 import os
 import sys
@@ -59,14 +63,26 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cxr", description="Pneumonia on chest films. Not for medical use."
     )
-    commands = parser.add_subparsers(required=True, metavar="predict | info | benchmark")
+    commands = parser.add_subparsers(required=True, metavar="predict | bulk | info | benchmark")
 
     predict = commands.add_parser("predict", help="score films and folders of films")
     predict.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     predict.add_argument("--model", default="int8", help="int8 (default), float32 or FILE.tflite")
     predict.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    predict.add_argument("--threads", type=_positive, default=1)
+    predict.add_argument("--threads", type=_positive, default=1, help="of an inference")
+    predict.add_argument(
+        "--jobs", type=_positive, default=os.cpu_count(), help="films decoded at once (default: cores)"
+    )
     predict.set_defaults(run=_predict)
+
+    bulk = commands.add_parser("bulk", help="score any number of films to Parquet files, with Ray")
+    bulk.add_argument("source", metavar="SOURCE", help="folder or URI of films, s3://bucket/films say")
+    bulk.add_argument(
+        "out", metavar="OUT", help="folder or URI of results; those it has are not made again"
+    )
+    bulk.add_argument("--model", default="int8", help="int8 (default), float32 or FILE.tflite")
+    bulk.add_argument("--workers", type=_positive, help="one CPU each; by default all of them")
+    bulk.set_defaults(run=_bulk)
 
     info = commands.add_parser("info", help="print the model card")
     info.add_argument("--model", default="int8")
@@ -89,12 +105,50 @@ def _positive(text: str) -> int:
 def _predict(args: argparse.Namespace) -> int:
     classifier = Classifier.load(args.model, args.threads)
     files = list(_list_files(args.paths))
-    rows = (score_film(classifier, str(path), path)[0] for path in files)
-    rows = tqdm(rows, total=len(files), unit="film", disable=len(files) <= FEW_FILES)
+    rows = tqdm(
+        _score_files(classifier, files, args.jobs),
+        total=len(files),
+        unit="film",
+        disable=len(files) <= FEW_FILES,
+    )
     failed = False
     for row in _write_rows(rows, args.format):
         failed = failed or row["error"] is not None
     return int(failed)
+
+
+def _score_files(classifier: Classifier, files: Sequence[Path], jobs: int) -> Iterator[Row]:
+    """Rows in the files' order. Decoding, most of the time, runs beside the inference of other films; as
+    rows are taken, no more than twice as many films as jobs are under way."""
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        pending: collections.deque[concurrent.futures.Future[Row]] = collections.deque()
+        for path in files:
+            pending.append(pool.submit(lambda path=path: score_film(classifier, str(path), path)[0]))
+            if len(pending) == 2 * jobs:
+                yield pending.popleft().result()
+        yield from (row.result() for row in pending)
+
+
+def _bulk(args: argparse.Namespace) -> int:
+    if any(importlib.util.find_spec(name) is None for name in ("ray", "pyarrow")):
+        print("cxr: bulk needs Ray: pip install -r requirements-bulk.txt", file=sys.stderr)
+        return 2
+    from cxr.bulk import BulkError, score_folder
+
+    start = time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints its troubles
+            scored, earlier, failed = score_folder(args.source, args.out, args.model, args.workers)
+    except BulkError as error:
+        print(f"cxr: {error}", file=sys.stderr)
+        return 2
+    seconds = time.perf_counter() - start
+    print(
+        f"{scored} films in {seconds:.1f} s, {scored / seconds:.1f} films/s; {earlier} had rows already; "
+        f"{failed} failed",
+        file=sys.stderr,
+    )
+    return int(failed > 0)
 
 
 def _list_files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -166,7 +220,7 @@ def _write_rows(rows: Iterable[Row], style: str) -> Iterator[Row]:
 
 def _info(args: argparse.Namespace) -> int:
     card = ModelCard.load(find_model(args.model).with_suffix(".json"))
-    print(f"{card.name} ({card.variant}). Not for medical use.")
+    print(f"{card.name} {card.version} ({card.variant}). Not for medical use.")
     print(f"labels          {card.labels[0]}, {card.labels[1]}")
     print(f"input           uint8 gray, {card.input_size}x{card.input_size} px")
     print(f"calibration     sigmoid(logit / {card.temperature:.4f} + {card.offset:.4f})")
@@ -182,7 +236,7 @@ def _info(args: argparse.Namespace) -> int:
                 print(f"  {name:17} {m['value']:.4f}  ({interval})")
     print("provenance")
     for key, value in card.provenance.items():
-        print(f"  {key:13} {value if isinstance(value, str) else json.dumps(value)}")
+        print(f"  {key:15} {value if isinstance(value, str) else json.dumps(value)}")
     return 0
 
 

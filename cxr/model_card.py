@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -24,6 +25,7 @@ class ModelCard:
     """
 
     name: str
+    version: str  # of the model, major.minor.patch
     variant: str  # int8 or float32
     labels: tuple[str, str]  # below and at or above the threshold
     input_size: int  # px
@@ -37,7 +39,7 @@ class ModelCard:
     metrics: dict[str, dict[str, Any]]  # split -> metric -> value, low, high (95 % interval); films
     operating_points: dict[str, dict[str, list[float]]]  # split -> threshold, sensitivity, specificity
     novelty: dict[str, Any] | None  # of cxr.novelty; null where films are not screened
-    provenance: dict[str, Any]  # data, weights, training, pruning, quantization, versions
+    provenance: dict[str, Any]  # data and its digest, weights, training, its commit, export, packages
     sha256: str  # of the .tflite
     size_bytes: int
 
@@ -87,6 +89,10 @@ def _find_problem(card: dict[str, Any]) -> str | None:
 
     labels, uncertain, cause = card["labels"], card["uncertain"], card["cause"]
     rules = {
+        "version": (
+            "a string like 1.0.0",
+            is_text(card["version"]) and re.fullmatch(r"\d+\.\d+\.\d+", card["version"]) is not None,
+        ),
         "labels": ("two strings", isinstance(labels, list) and [*map(is_text, labels)] == [True] * 2),
         "input_size": (
             "a multiple of 32",

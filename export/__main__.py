@@ -10,10 +10,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
+import json
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from export.convert import to_tflite
 from export.prune import measure_sparsity, prune
@@ -28,7 +32,7 @@ from export.validate import (
     write_models,
 )
 from training.config import TrainConfig
-from training.dataset import load_films
+from training.dataset import Films, load_films
 from training.model import load_run
 from training.run_folder import add_flags
 from training.validation import load_validation
@@ -86,7 +90,9 @@ def export(
     validation = load_validation(trained)
     test = load_films(trained.data, "test", trained.image_size)
     train = load_films(trained.data, "train", trained.image_size)
-    origin = _describe_training(trained) | ({"elsewhere": elsewhere.name} if elsewhere else {})
+    digests = {"train": digest(train), "validation": digest(validation.films), "test": digest(test)}
+    origin = _describe_training(trained, run) | {"data_sha256": digests}
+    origin |= {"elsewhere": elsewhere.name} if elsewhere else {}
     pruned = origin | {
         "pruning": dataclasses.asdict(config) | {"measured_sparsity": measure_sparsity(model)}
     }
@@ -107,9 +113,19 @@ def export(
     return gate_cause(reports)
 
 
-def _describe_training(config: TrainConfig) -> dict[str, Any]:
+def digest(films: Films) -> str:
+    """sha256 of the films' paths inside the data set and of their network pixels, in the order of the
+    paths: the same from images, shards and pairs of records, whose files differ."""
+    checksum = hashlib.sha256()
+    for i in np.argsort(films.paths):
+        checksum.update(films.paths[i].encode() + b"\0" + films.images[i].tobytes())
+    return checksum.hexdigest()
+
+
+def _describe_training(config: TrainConfig, run: Path) -> dict[str, Any]:
     """Provenance of the dense model, without the paths of a machine."""
     training = dataclasses.asdict(config)
+    metrics = json.loads((run / "metrics.json").read_text())
     for name in ("name", "data", "weights"):
         del training[name]
     return {
@@ -117,6 +133,7 @@ def _describe_training(config: TrainConfig) -> dict[str, Any]:
         "data": DATA,
         "initial_weights": "none" if config.weights == "none" else Path(config.weights).name,
         "training": training,
+        "training_commit": metrics.get("commit", "unknown"),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 

@@ -28,6 +28,7 @@ from training.evaluate import (
 from training.explanation import map_correlation
 from training.validation import Validation
 
+VERSION = "1.0.0"  # of the shipped models: raise it with every export that changes them
 MAX_AUROC_LOSS = 0.01
 PREVALENCE = 0.5  # fit_calibration weights both classes alike
 MIN_CAUSE_AUROC = 0.85  # on the test split: a cause told apart worse than that is not given to users
@@ -65,6 +66,7 @@ def blank_card(model: bytes, variant: str, input_size: int, provenance: dict[str
     """The card of a model that has not been calibrated or measured."""
     return ModelCard(
         name=f"pneumonia_{variant}",
+        version=VERSION,
         variant=variant,
         labels=LABELS,
         input_size=input_size,

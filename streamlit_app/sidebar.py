@@ -73,4 +73,4 @@ def describe_model(classifier: Classifier) -> None:
         )
         st.table(pd.DataFrame({"test": rows}))
         st.markdown(f"Data: {card.provenance['data']}.")
-        st.caption(f"sha256 {card.sha256[:16]}, made {card.provenance['date']}")
+        st.caption(f"Version {card.version}, sha256 {card.sha256[:16]}, made {card.provenance['date']}")

@@ -6,6 +6,7 @@ import pytest
 
 import training  # noqa: F401  before tensorflow
 from cxr import preprocess, read_image
+from export.__main__ import digest
 from tests.conftest import ROOT
 from training.dataset import (
     SPLITS,
@@ -88,6 +89,15 @@ def test_shards_hold_what_the_folder_holds(tiny_data, tmp_path):
     for split in SPLITS:
         assert len(list(tmp_path.glob(f"{split}-*-of-00003.tfrecord"))) == 3
         assert as_dict(tmp_path, split) == as_dict(tiny_data, split)
+
+
+def test_a_digest_is_of_the_films_and_not_of_their_files(tiny_data, tmp_path):
+    write_shards(tiny_data, tmp_path, shards=2)
+    films = load_films(tiny_data, "test", 64)
+    assert digest(films) == digest(load_films(tmp_path, "test", 64))
+    assert digest(films) != digest(films.select(np.arange(len(films.paths) - 1)))
+    films.images[0, 0, 0, 0] ^= 1
+    assert digest(films) != digest(load_films(tmp_path, "test", 64))
 
 
 def test_public_pair_of_records(tiny_data, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,10 @@ def test_export_writes_both_models_cards_and_the_table(exported):
         assert card == reports[name].card
         assert card.variant == name
         assert card.input_size == 64
+        assert re.fullmatch(r"\d+\.\d+\.\d+", card.version)
+        assert re.fullmatch(r"unknown|[0-9a-f]{12,}(-dirty)?", card.provenance["training_commit"])
+        assert set(card.provenance["data_sha256"]) == {"train", "validation", "test"}
+        assert len(set(card.provenance["data_sha256"].values())) == 3
         assert card.provenance["training"]["image_size"] == 64
         assert "data" not in card.provenance["training"]
     assert reports["int8"].card.provenance["quantization"]["calibration_films"] >= 20

@@ -6,6 +6,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ def write_config(run: Path, config: Row) -> None:
     """Write config.json, which makes the folder a run."""
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.json").write_text(json.dumps(config, indent=2))
+
+
+def find_commit() -> str:
+    """The commit of this code, with ``-dirty`` where tracked files differ from it, or ``unknown`` outside
+    of a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
+        return "unknown"
+    return described.stdout.strip()
 
 
 def read_history(run: Path) -> list[Row]:

@@ -1,0 +1,68 @@
+"""All benchmarks into the table of ``benchmarks/README.md``; half an hour on two quiet cores.
+
+Command, with ``benchmarks/requirements.txt`` and Chromium installed::
+
+    python -m benchmarks --run runs/NAME --data data/chest_xray
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.peers import SIZES
+from benchmarks.server import ROOT
+from benchmarks.table import HEADER
+from cxr.latency import cpu_name
+
+START, END = "<!-- results: start -->", "<!-- results: end -->"
+PACKAGES = ("ai-edge-litert", "tensorflow", "tf-keras", "onnxruntime", "openvino", "nncf", "streamlit")
+MODELS = [str(ROOT / "models" / f"pneumonia_{name}.tflite") for name in ("int8", "float32")]
+
+
+def run(module: str, *arguments: object) -> str:
+    """What a benchmark prints, but for the messages of libraries."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    print(" ".join(command[2:]), file=sys.stderr, flush=True)
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return "\n".join(line for line in result.stdout.splitlines() if line.startswith("|"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="All benchmarks.")
+    parser.add_argument("--run", type=Path, required=True, help="runs/NAME, exported")
+    parser.add_argument("--data", type=Path, required=True, help="the data set as images")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "runs" / "peers", help="for the peers' formats"
+    )
+    args = parser.parse_args()
+    readme = ROOT / "benchmarks" / "README.md"
+    before, _, rest = readme.read_text().partition(START)
+    _, marker, after = rest.partition(END)
+    if not marker:
+        raise SystemExit(f"received {readme} without the markers {START} and {END}")
+
+    data, out = args.data.resolve(), args.out.resolve()
+    if not all((out / str(size) / "openvino_int8.xml").exists() for size in SIZES):
+        run("peers", "--run", args.run.resolve(), "--data", data, "--out", out)
+    rows = [HEADER]
+    for size in SIZES:
+        rows += [run("inference", "--peers", out / str(size), "--threads", n) for n in (1, 2)]
+    rows.append(run("whole_path", "--model", out / str(SIZES[0]) / "keras.h5"))
+    rows.append(run("throughput"))
+    rows.append(run("training_speed", "--data", data))
+    operators = run("operators", *MODELS)
+    levers = run("levers", "--peers", out / str(SIZES[0]), "--data", data)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    machine = f"{cpu_name()}, {os.cpu_count()} cores, {datetime.date.today()}; {versions}."
+    parts = (machine, "\n".join(rows), "Milliseconds by operator:", operators, "Other splits:", levers)
+    readme.write_text(f"{before}{START}\n" + "\n\n".join(parts) + f"\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Films of the size that hospitals write, made from the samples."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.server import ROOT
+
+SAMPLES = sorted((ROOT / "streamlit_app" / "samples").glob("*.png"))
+GRAIN = 6.0  # gray levels, so that a JPEG is as heavy as that of a real film
+
+
+def make_film(width: int, height: int, number: int = 0) -> bytes:
+    """A JPEG of a sample, enlarged to a size in px, with grain that ``number`` draws."""
+    sample = Image.open(SAMPLES[number % len(SAMPLES)]).convert("L")
+    enlarged = np.asarray(sample.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    grain = np.random.default_rng(number).normal(0.0, GRAIN, enlarged.shape)
+    pixels = np.clip(np.rint(enlarged + grain), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    return file.getvalue()

@@ -1,0 +1,82 @@
+"""What other splits of the network between int8 and float would gain.
+
+Command, after ``python -m benchmarks.peers``::
+
+    python -m benchmarks.levers --peers runs/peers/160 --data data/chest_xray
+
+Each split is quantized as the shipped model is. Latencies are taken in turns; labels are compared with
+float32's on the validation patients' films.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from benchmarks.inference import BURST, Call, measure
+from cxr.classifier import INPUT, SIGNATURE
+from export.quantize import FLOAT_LAYERS, choose_calibration_films, quantize
+from training.dataset import load_films
+
+SHIPPED = "stem, block 1 and head float (shipped)"
+HEAD, EARLY = FLOAT_LAYERS
+SPLITS = {
+    "head float": (HEAD,),
+    "stem and head float": (HEAD, ".*/(rescaling|normalization|stem_).*"),
+    SHIPPED: FLOAT_LAYERS,
+    "shipped, and depthwise of block 2b float": (HEAD, EARLY, ".*/block2b_dwconv.*"),
+    "shipped, and depthwise of blocks 2b to 4c float": (
+        HEAD,
+        EARLY,
+        ".*/block(2b|3[ab]|4[abc])_dwconv.*",
+    ),
+}
+
+
+def load(model: bytes, film: np.ndarray, num_threads: int) -> Call:
+    """A call that scores ``film``, uint8 (1, S, S, 1), and returns the logit."""
+    interpreter = Interpreter(model_content=model, num_threads=num_threads)
+    runner = interpreter.get_signature_runner(SIGNATURE)
+    return lambda film=film: float(runner(**{INPUT: film})["logit"][0, 0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.levers", description="Splits between int8 and float, compared."
+    )
+    parser.add_argument(
+        "--peers", type=Path, required=True, help="a folder of benchmarks.peers: OUT/SIZE"
+    )
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--rounds", type=int, default=30)
+    args = parser.parse_args()
+    size = int(args.peers.name)
+    float32 = (args.peers / "litert_float32.tflite").read_bytes()
+    films = choose_calibration_films(args.data, size)
+    models = {"float32": float32} | {n: quantize(float32, films, split) for n, split in SPLITS.items()}
+    shown = films[:1]
+    medians = []
+    for threads in (1, 2):
+        calls = {name: load(model, shown, threads) for name, model in models.items()}
+        times = measure(calls, args.rounds)
+        medians.append({name: float(np.median(values)) for name, values in times.items()})
+    validation = load_films(args.data, "val", size).images
+    calls = {name: load(model, shown, 2) for name, model in models.items()}
+    logits = {
+        name: np.array([call(film[np.newaxis]) for film in validation]) for name, call in calls.items()
+    }
+    print(f"{args.rounds * BURST} runs each\n")
+    print("| int8, but | 1 thread / shipped | 2 threads / shipped | / float32 | labels as float32 |")
+    print("|---" * 5 + "|")
+    for name, values in logits.items():
+        one, two = (m[name] / m[SHIPPED] for m in medians)
+        ratios = ", ".join(f"{m[name] / m['float32']:.2f}" for m in medians)
+        same = np.mean((values > 0) == (logits["float32"] > 0))
+        print(f"| {name} | {one:.2f} | {two:.2f} | {ratios} | {same:.1%} |")
+
+
+if __name__ == "__main__":
+    main()

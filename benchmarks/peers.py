@@ -1,0 +1,136 @@
+"""The same trained network in the formats of other runtimes.
+
+Command, with ``benchmarks/requirements.txt`` installed; 3 minutes a size on two cores::
+
+    python -m benchmarks.peers --run runs/NAME --out runs/peers
+
+For each input size a folder: LiteRT float32, float16 and int8 by ``export``; Keras; a SavedModel; ONNX
+float32 and static int8 (QDQ); OpenVINO float32 and int8 by NNCF. All are calibrated on the same films.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import nncf
+import numpy as np
+import openvino
+import tensorflow as tf
+import tf_keras
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from export.convert import build_export_model, save_with_signature, to_tflite
+from export.quantize import choose_calibration_films, quantize
+from training.config import TrainConfig
+from training.model import build_from, load_run
+
+SIZES = (160, 224)
+INPUT = "image"
+
+
+def make_peers(run: Path, out: Path, size: int, data: str | None) -> None:
+    """Write a run's pruned network in all formats into ``out``.
+
+    Args:
+        run: an exported run, with ``pruned_weights.h5``.
+        out: the folder, made if it is not there.
+        size: of the input, px; the weights fit any multiple of 32.
+        data: where the calibration films are, if not at the run's own path.
+    """
+    config, trained = load_run(run, "pruned_weights.h5")
+    model = resize(config, trained, size)
+    films = choose_calibration_films(data or config.data, size)
+    out.mkdir(parents=True, exist_ok=True)
+    model.save(out / "keras.h5")
+    write_litert(model, films, out)
+    write_saved_model(model, out / "saved_model")
+    floats = [film[np.newaxis].astype(np.float32) for film in films]
+    write_onnx(out, floats)
+    write_openvino(out, floats)
+
+
+def resize(config: TrainConfig, trained: tf_keras.Model, size: int) -> tf_keras.Model:
+    """The same weights in a network of another input size, px."""
+    model = build_from(dataclasses.replace(config, image_size=size))
+    model.set_weights(trained.get_weights())
+    return model
+
+
+def write_litert(model: tf_keras.Model, films: np.ndarray, out: Path) -> None:
+    """float32, float16 and int8, as ``export`` makes them; films uint8 (N, S, S, 1)."""
+    float32 = to_tflite(model)
+    (out / "litert_float32.tflite").write_bytes(float32)
+    (out / "litert_int8.tflite").write_bytes(quantize(float32, films))
+    with save_with_signature(model) as folder:
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+        (out / "litert_float16.tflite").write_bytes(converter.convert())
+
+
+def write_saved_model(model: tf_keras.Model, out: Path) -> None:
+    """The contract's four outputs of a float32 image."""
+    network, size = build_export_model(model), model.input_shape[1]
+
+    @tf.function(input_signature=[tf.TensorSpec((1, size, size, 1), tf.float32, name=INPUT)])
+    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return network(image, training=False)
+
+    tf.saved_model.save(network, str(out), signatures={"serving_default": serve})
+
+
+def write_onnx(out: Path, films: list[np.ndarray]) -> None:
+    """float32 of ``out``'s SavedModel, and static int8 by ONNX Runtime's own recipe for x86."""
+    float32, prepared = out / "onnx_float32.onnx", out / "onnx_prepared.onnx"
+    command = ["-m", "tf2onnx.convert", "--saved-model", out / "saved_model", "--output", float32]
+    subprocess.run([sys.executable, *map(str, command), "--opset", "17"], check=True)
+    quant_pre_process(str(float32), str(prepared))
+    quantize_static(
+        str(prepared),
+        str(out / "onnx_int8.onnx"),
+        _Reader(films),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, films: list[np.ndarray]) -> None:
+        self._films = iter(films)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next film as the session's input, None after the last."""
+        film = next(self._films, None)
+        return None if film is None else {INPUT: film}
+
+
+def write_openvino(out: Path, films: list[np.ndarray]) -> None:
+    """float32 of ``out``'s ONNX file, and int8 by NNCF with its defaults."""
+    network = openvino.convert_model(str(out / "onnx_float32.onnx"))
+    openvino.save_model(network, out / "openvino_float32.xml", compress_to_fp16=False)
+    quantized = nncf.quantize(network, nncf.Dataset(films), subset_size=len(films))
+    openvino.save_model(quantized, out / "openvino_int8.xml")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers", description="The same network in the formats of its peers."
+    )
+    parser.add_argument("--run", type=Path, required=True, help="runs/NAME, exported")
+    parser.add_argument("--data", help="the data set, where it has moved since training")
+    parser.add_argument("--out", type=Path, default=Path("runs/peers"))
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    args = parser.parse_args()
+    for size in args.sizes:
+        make_peers(args.run, args.out / str(size), size, args.data)
+
+
+if __name__ == "__main__":
+    main()

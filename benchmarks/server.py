@@ -1,0 +1,65 @@
+"""A page on a server of its own, and what its process takes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextlib.contextmanager
+def serve(script: Path) -> Iterator[tuple[str, int]]:
+    """Run a Streamlit script until the block ends. Yields its address, once it answers, and its pid."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", str(script)]
+    command += ["--server.port", str(port), "--server.address", "127.0.0.1"]
+    environment = os.environ | {"STREAMLIT_SERVER_HEADLESS": "true", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(url)
+            yield url, server.pid
+        finally:
+            server.terminate()
+
+
+def wait_for(url: str, timeout_s: float = 60.0) -> None:
+    """Return when a server answers.
+
+    Raises:
+        TimeoutError: if it does not in time.
+    """
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        try:
+            urllib.request.urlopen(f"{url}/_stcore/health", timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise TimeoutError(f"received no answer from {url} in {timeout_s:g} s")
+
+
+def memory_mb(pid: int | str, field: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"received the field {field}, which this system does not tell")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has taken."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,86 @@
+"""A folder of films through ``python -m cxr predict``, and what a million would take.
+
+Command::
+
+    python -m benchmarks.throughput
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.films import make_film
+from benchmarks.server import ROOT, memory_mb
+from benchmarks.table import print_rows
+
+WIDTH, HEIGHT = 1300, 1000  # about what the data set's originals have
+
+
+def score_folder(folder: Path, jobs: int) -> tuple[float, float]:
+    """Seconds of the whole command, start included, and its peak memory in MB."""
+    command = [
+        sys.executable,
+        "-m",
+        "cxr",
+        "predict",
+        str(folder),
+        "--format",
+        "csv",
+        "--jobs",
+        str(jobs),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    start, peak = time.perf_counter(), 0.0
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None:
+            peak = max(peak, _peak_or_none(process.pid) or 0.0)
+            time.sleep(0.02)
+    if process.returncode:
+        raise RuntimeError(f"received exit status {process.returncode} from {' '.join(command)}")
+    return time.perf_counter() - start, peak
+
+
+def _peak_or_none(pid: int) -> float | None:
+    try:
+        return memory_mb(pid, "VmHWM")
+    except (OSError, ValueError):  # it has just ended
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.throughput", description="Films a second through cxr predict."
+    )
+    parser.add_argument("--films", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    jobs = {f"--jobs {n}": n for n in sorted({1, 2, os.cpu_count() or 1})}
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    memory: dict[str, list[float]] = {name: [] for name in jobs}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(args.films):
+            (Path(folder) / f"{number:06}.jpeg").write_bytes(make_film(WIDTH, HEIGHT, number))
+        for _ in range(args.rounds):
+            for name, n in jobs.items():
+                taken, peak = score_folder(Path(folder), n)
+                seconds[name].append(taken / args.films * 1e3)
+                memory[name].append(peak)
+    per_film = {name: np.array(values) for name, values in seconds.items()}
+    print_rows(f"a film of a folder, {WIDTH} x {HEIGHT} px JPEG", per_film, "--jobs 1", "ms")
+    print_rows("memory of that, peak", {n: np.array(v) for n, v in memory.items()}, "--jobs 1", "MB")
+    hours = {name: np.array([np.median(values) * 1e6 / 1e3 / 3600]) for name, values in per_film.items()}
+    print_rows("a million films, by that figure", hours, "--jobs 1", "hours")
+
+
+if __name__ == "__main__":
+    main()
