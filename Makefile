@@ -1,8 +1,9 @@
 # Two commands for newcomers: `make app` and `make test`. Each makes its own virtual environment.
+# Before a release: `make lock`, `make licences`, `make audit`.
 PYTHON ?= python3
 PORT ?= 8501
 
-.PHONY: app test lint clean
+.PHONY: app test lint lock licences audit clean
 
 app: .venv/installed
 	.venv/bin/streamlit run streamlit_app/app.py --server.address localhost --server.port $(PORT)
@@ -14,8 +15,22 @@ lint: .venv-test/installed
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 
+# The newest versions that requirements.txt allows, for all Pythons and machines. uv takes no notice of an upper
+# bound on Python, and backports-strenum has one from 1.3 on, which pip refuses.
+lock: .venv-release/installed
+	echo 'backports-strenum<1.3' | .venv-release/bin/uv pip compile --quiet --no-config --upgrade --universal \
+		--python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
+		--constraints - requirements.txt --output-file requirements.lock
+
+licences: .venv-test/installed
+	.venv-test/bin/python .ci/licences.py
+
+# Strict: a package that the advisory service does not know fails, instead of passing unseen.
+audit: .venv-release/installed
+	.venv-release/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
 clean:
-	rm -rf .venv .venv-test
+	rm -rf .venv .venv-test .venv-release
 
 .venv/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...")'
@@ -27,4 +42,9 @@ clean:
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+.venv-release/installed: Makefile
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1 uv==0.13.9
 	touch $@

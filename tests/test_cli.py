@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from cxr import cli
 from cxr.cli import COLUMNS, main
 from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
 
@@ -43,6 +44,34 @@ def test_json_is_one_object_a_line_and_nothing_else(folder, capfd):
     assert normal["error"] is None
     assert "damaged" in broken["error"]
     assert all(broken[c] is None for c in COLUMNS if c not in ("path", "error"))
+
+
+def test_jobs_change_neither_rows_nor_their_order(tmp_path, capfd):
+    for i in range(9):  # the first is the slowest to decode
+        sample = Image.open(SAMPLES / f"{('normal', 'pneumonia')[i % 2]}_1.png")
+        sample.resize((1600 if i == 0 else 200 + i,) * 2).save(tmp_path / f"{i}.png")
+    printed = []
+    for jobs in ("1", "4"):
+        assert main(["predict", str(tmp_path), "--format", "json", "--jobs", jobs]) == 0
+        rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+        printed.append([row | {"latency_ms": None} for row in rows])
+    assert printed[0] == printed[1]
+    assert [row["label"] for row in printed[0]] == ["NORMAL", "PNEUMONIA"] * 4 + ["NORMAL"]
+
+
+def test_few_films_are_under_way_at_once(tmp_path, monkeypatch, capfd):
+    for i in range(30):
+        (tmp_path / f"{i:02}.png").write_bytes(b"no film")
+    begun, seen = [], []
+    score = cli.score_film
+    monkeypatch.setattr(cli, "score_film", lambda *args: begun.append(1) or score(*args))
+    write = cli._write_rows
+    monkeypatch.setattr(
+        cli, "_write_rows", lambda rows, style: write((seen.append(len(begun)) or r for r in rows), style)
+    )
+    assert main(["predict", str(tmp_path), "--format", "csv", "--jobs", "2"]) == 1
+    assert len(seen) == 30
+    assert all(ahead - done <= 4 for done, ahead in enumerate(seen))
 
 
 def test_csv(folder, capfd):

@@ -1,0 +1,55 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.films import make_film
+from benchmarks.limits import count_macs
+from benchmarks.operators import summarize
+from benchmarks.table import print_rows
+from benchmarks.whole_path import installed_mb
+from cxr.classifier import find_model
+from tests.conftest import ROOT
+
+
+def test_rows_are_ratios_of_medians_the_smallest_first(capsys):
+    print_rows("speed", {"slow": np.array([4.0, 6.0, 5.0]), "fast": np.array([2.5])}, "slow", "ms")
+    assert capsys.readouterr().out.splitlines() == [
+        "| speed | fast | 2.5 ms |  | 0.50 |",
+        "| speed | slow | 5 ms | 5.9 ms | 1.00 |",
+    ]
+
+
+def test_macs_are_those_of_efficientnet():
+    """.39 billion at 224 px with three channels (Tan and Le 2019), of which the stem has 10.8 million."""
+    at_224 = 390e6 - 10.8e6 * 2 / 3
+    assert count_macs(find_model("float32")) == pytest.approx(at_224 * (160 / 224) ** 2, rel=0.03)
+    assert count_macs(find_model("int8")) == count_macs(find_model("float32"))
+
+
+def test_operators_are_counted_by_kind():
+    operators = [("CAST", 0.25), ("Delegate/Add (ND)", 0.5), ("Delegate/Add (ND)", 1.0)]
+    assert summarize(operators) == {"CAST, outside XNNPACK": (1, 0.25), "Add (ND)": (2, 1.5)}
+
+
+def test_only_the_cast_of_the_pixels_stays_outside_xnnpack():
+    command = [sys.executable, "-m", "benchmarks.operators", str(find_model("int8")), "--threads", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    rows = {line.split("|")[1].strip(): line.split("|")[2] for line in result.stdout.splitlines()}
+    assert [kind for kind in rows if "outside" in kind] == ["CAST, outside XNNPACK"]
+    assert float(rows["all"].split(":")[1]) > 0.3  # ms: the profiler was on
+
+
+def test_films_are_of_the_size_asked_and_differ():
+    films = [make_film(400, 300, number) for number in (0, 4)]
+    assert films[0] != films[1]
+    assert [Image.open(io.BytesIO(film)).size for film in films] == [(400, 300)] * 2
+
+
+def test_installed_size_has_what_a_package_requires():
+    assert installed_mb(("pandas",)) > installed_mb(("numpy",)) > 1
+    assert installed_mb(("numpy", "NumPy")) == installed_mb(("numpy",))
