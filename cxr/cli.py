@@ -137,11 +137,14 @@ def _bulk(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # Ray prints its troubles
+        with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):  # Ray is talkative
             scored, earlier, failed = score_folder(args.source, args.out, args.model, args.workers)
     except BulkError as error:
         print(f"cxr: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("cxr: stopped; the same command scores the rest", file=sys.stderr)
+        return 130
     seconds = time.perf_counter() - start
     print(
         f"{scored} films in {seconds:.1f} s, {scored / seconds:.1f} films/s; {earlier} had rows already; "

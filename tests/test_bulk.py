@@ -1,0 +1,242 @@
+"""Ray runs in processes of its own here: its warnings and threads are none of pytest's."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pyarrow import fs
+
+import cxr.cli
+from cxr.bulk import MAX_DEATHS, SCHEMA, Scorer
+from cxr.classifier import Classifier, find_model
+from cxr.cli import COLUMNS, main
+from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
+
+SITE = """  # each process imports it, as sitecustomize
+import os, signal, time
+import PIL.Image
+
+decode = PIL.Image.open
+
+def watch(file, *args, **kwargs):
+    mark = file.getvalue()[-6:]
+    with open(os.environ["CXR_JOURNAL"], "a+") as journal:
+        journal.write(f"{os.getpid()} {mark.hex()}\\n")
+        journal.seek(0)
+        is_first = journal.read().count(mark.hex()) == 1
+    if mark == b"deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if mark == b"linger" and is_first:
+        time.sleep(600)
+    return decode(file, *args, **kwargs)
+
+PIL.Image.open = watch
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
+    (tmp_path / "journal").touch()
+    films = tmp_path / "films"
+    films.mkdir()
+    return films
+
+
+@pytest.fixture
+def start(folder):
+    """A run in a session of its own, of which ``finish`` finds what is left."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment |= {
+        "PYTHONPATH": f"{folder.parent / 'site'}:{ROOT}",
+        "CXR_JOURNAL": str(folder.parent / "journal"),
+    }
+    processes = []
+
+    def start() -> subprocess.Popen:
+        command = [sys.executable, "-m", "cxr", "bulk", "films", "rows", "--workers", "2"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command, env=environment, start_new_session=True, **pipes))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()  # where the test has failed; Ray's processes follow it
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    out, err = process.communicate(timeout=180)
+    assert out == ""
+    assert "Traceback" not in err
+    end = time.monotonic() + 20
+    while session_processes(process.pid) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert session_processes(process.pid) == []
+    return process.returncode, err
+
+
+def session_processes(session: int) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            stat = path.read_text()
+        except OSError:  # it has just ended
+            continue
+        state, _, _, owner = stat.rpartition(")")[2].split()[:4]
+        if int(owner) == session and state != "Z":
+            found.append(stat)
+    return found
+
+
+def read_journal() -> list[tuple[int, str]]:
+    """Process and film of each decoding that was begun."""
+    lines = [line.split() for line in Path("journal").read_text().splitlines()]
+    return [(int(process), bytes.fromhex(mark).decode()) for process, mark in lines]
+
+
+def read_rows() -> list[dict]:
+    table = ds.dataset("rows").to_table()
+    assert table.schema.equals(SCHEMA)
+    rows = sorted(table.to_pylist(), key=lambda row: row["path"])
+    assert len({row["path"] for row in rows}) == len(rows)
+    return rows
+
+
+def write_films(folder: Path, number: int, marks: dict[int, bytes] | None = None) -> None:
+    """Copies of the samples, each with a mark of six letters behind its picture."""
+    samples = sorted(SAMPLES.glob("*.png"))
+    for i in range(number):
+        mark = (marks or {}).get(i, f"no{i:04}".encode())
+        (folder / f"film_{i:02}.png").write_bytes(samples[i % len(samples)].read_bytes() + mark)
+
+
+def test_rows_are_those_of_predict_and_none_is_made_twice(folder, start, capfd):
+    write_films(folder, 2)
+    (folder / "deep" / "er").mkdir(parents=True)
+    pneumonia = np.asarray(Image.open(SAMPLES / "pneumonia_1.png").convert("L"))
+    Image.fromarray(pneumonia).save(folder / "deep" / "er" / "b.JPEG")
+    (folder / "deep" / "IM000001").write_bytes(save_dicom(make_dicom(pneumonia)))
+    (folder / "deep" / "LICENSE").write_text("no film " * 50)
+    (folder / "deep" / "broken.png").write_bytes((SAMPLES / "normal_1.png").read_bytes()[:999])
+    (folder / "notes.txt").write_text("no film")
+    (folder / os.fsdecode(b"\xff.png")).write_bytes((SAMPLES / "normal_1.png").read_bytes())
+
+    assert main(["predict", "films", "--format", "json"]) == 1
+    expected = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    for row in expected:
+        row["path"] = row["path"].encode(errors="backslashreplace").decode()
+        del row["latency_ms"]
+    status, err = finish(start())
+    assert status == 1
+    assert "6 films" in err
+    assert "1 failed" in err
+    rows = read_rows()
+    assert all((row.pop("latency_ms") is None) == (row["error"] is not None) for row in rows)
+    assert rows == sorted(expected, key=lambda row: row["path"])
+
+    (folder / "deep" / "LICENSE").unlink()
+    assert main(["bulk", "films", "rows"]) == 1  # nothing to do, so Ray is not started
+    assert "6 had rows already; 1 failed" in capfd.readouterr().err
+    (folder / "new.png").write_bytes((SAMPLES / "normal_1.png").read_bytes())
+    status, err = finish(start())
+    assert status == 1
+    assert "1 films" in err
+    assert len(read_rows()) == 7
+
+
+def test_a_killed_worker_loses_and_doubles_no_row(folder, start):
+    write_films(folder, 24, {10: b"linger"})
+    process = start()
+    while not (lingering := [worker for worker, film in read_journal() if film == "linger"]):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(lingering[0], signal.SIGKILL)
+    assert finish(process)[0] == 0
+    again = {worker for worker, film in read_journal() if film == "linger"} - {*lingering}
+    assert len(again) == 1  # another process scored what the killed one had in hand
+    rows = read_rows()
+    assert [row["path"] for row in rows] == [f"films/film_{i:02}.png" for i in range(24)]
+    assert all(row["label"] for row in rows)
+
+
+def test_a_film_that_kills_each_worker_is_given_up(folder, start):
+    write_films(folder, 12, {5: b"deadly"})
+    assert finish(start())[0] == 1
+    rows = read_rows()
+    assert len(rows) == 12
+    (failed,) = [row for row in rows if row["error"]]
+    assert failed["path"] == "films/film_05.png"
+    assert "worker died" in failed["error"]
+    assert failed["label"] is None
+    victims = {worker for worker, film in read_journal() if film == "deadly"}
+    assert len(victims) == 1 + MAX_DEATHS
+
+
+@pytest.fixture(scope="module")
+def model() -> tuple:
+    return find_model("int8").read_bytes(), Classifier.load("int8").card
+
+
+def test_a_film_that_vanishes_gets_a_row(model, folder, capfd):
+    row = Scorer(*model, None, str(folder), attempts=None).score("gone.png")
+    assert main(["predict", str(folder / "gone.png"), "--format", "json"]) == 1
+    assert row["error"] == json.loads(capfd.readouterr().out)["error"]
+    assert row["path"] == "gone.png"
+
+
+def test_a_store_is_read_as_a_folder_is(model, folder):
+    write_films(folder, 1)
+    (folder / "LICENSE").write_text("no film " * 50)
+    scorer = Scorer(*model, fs.LocalFileSystem(), "file://", attempts=None)
+    name = f"file://{folder}/"
+    row = scorer.score(name + "film_00.png")
+    assert tuple(row) == COLUMNS
+    assert (row["path"], row["label"]) == (name + "film_00.png", "NORMAL")
+    assert scorer.score(name + "LICENSE") == {"path": name + "LICENSE"}
+    assert "No such file" in scorer.score(name + "gone.png")["error"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["missing", "rows"], "no folder"),
+        (["films/film_00.png", "rows"], "no folder"),
+        (["empty", "rows"], "without a film"),
+        (["nothing://films", "rows"], "Unrecognized filesystem"),
+        (["file:///nowhere/films", "rows"], "cannot be listed"),
+        (["films", "nothing://rows"], "Unrecognized filesystem"),
+        (["films", "films/film_00.png"], "cannot be written"),
+        (["films", "torn"], "torn.parquet"),
+        (["films", "other"], "another model"),
+        (["films", "rows", "--model", "int4"], "int4"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(folder, capfd, argv, sentence):
+    write_films(folder, 1)
+    for name in ("empty", "torn", "other"):
+        Path(name).mkdir()
+    Path("torn", "torn.parquet").write_bytes(b"PAR1 and no more")
+    pq.write_table(SCHEMA.empty_table(), "other/other.parquet")
+    assert main(["bulk", *argv]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("cxr: Received")
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_without_ray_the_sentence_says_how_to_get_it(folder, capfd, monkeypatch):
+    monkeypatch.setattr(cxr.cli.importlib.util, "find_spec", lambda name: None)
+    assert main(["bulk", "films", "rows"]) == 2
+    assert "pip install -r requirements-bulk.txt" in capfd.readouterr().err
