@@ -1,8 +1,6 @@
 # An exact tag: the Debian below it is still rebuilt under the same name. What a published image was built from
 # stands in its provenance.
-ARG PYTHON=python:3.12.15-slim-trixie
-
-FROM ${PYTHON} AS packages
+FROM python:3.12.15-slim-trixie AS packages
 COPY requirements.lock /opt/
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python --disable-pip-version-check install --no-cache-dir --no-compile \
@@ -12,7 +10,7 @@ RUN python -m venv --without-pip /opt/venv \
     && rm -rf /opt/venv/etc /opt/venv/share /opt/venv/lib/python3.12/site-packages/pydeck/nbextension \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/venv
 
-FROM ${PYTHON}
+FROM python:3.12.15-slim-trixie
 # The base image has no bytecode, and on a read-only file system none can be added: with all of it, packages and
 # standard library, a start takes 2.0 s of CPU time up to the first verdict instead of 4.9. Nothing is installed
 # from here on, so pip goes.

@@ -1,4 +1,4 @@
-"""All benchmarks into the table of ``benchmarks/README.md``; half an hour on two quiet cores.
+"""All benchmarks but ``visitors`` into ``benchmarks/README.md``; twenty minutes on two quiet cores.
 
 Command, with ``benchmarks/requirements.txt`` and Chromium installed::
 
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.peers import SIZES
-from benchmarks.server import ROOT
+from benchmarks.server import ROOT, find_chromium
 from benchmarks.table import HEADER
 from cxr.latency import cpu_name
 
@@ -48,8 +48,8 @@ def main() -> None:
         raise SystemExit(f"received {readme} without the markers {START} and {END}")
 
     data, out = args.data.resolve(), args.out.resolve()
-    if not all((out / str(size) / "openvino_int8.xml").exists() for size in SIZES):
-        run("peers", "--run", args.run.resolve(), "--data", data, "--out", out)
+    find_chromium()  # rather now than after half of it
+    run("peers", "--run", args.run.resolve(), "--data", data, "--out", out)
     rows = [HEADER]
     for size in SIZES:
         rows += [run("inference", "--peers", out / str(size), "--threads", n) for n in (1, 2)]
@@ -59,7 +59,7 @@ def main() -> None:
     operators = run("operators", *MODELS)
     levers = run("levers", "--peers", out / str(SIZES[0]), "--data", data)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    machine = f"{cpu_name()}, {os.cpu_count()} cores, {datetime.date.today()}; {versions}."
+    machine = f"{cpu_name()}, {os.cpu_count()} cores, {datetime.date.today()};\n{versions}."
     parts = (machine, "\n".join(rows), "Milliseconds by operator:", operators, "Other splits:", levers)
     readme.write_text(f"{before}{START}\n" + "\n\n".join(parts) + f"\n{END}{after}")
 

@@ -58,10 +58,11 @@ def load_tensorflow(folder: Path, film: np.ndarray, threads: int) -> dict[str, C
 
 
 def load_onnx(folder: Path, film: np.ndarray, threads: int) -> dict[str, Call]:
-    """ONNX Runtime on float32 (1, S, S, 1); its threads do not spin, or they would slow the others."""
+    """ONNX Runtime on float32 (1, S, S, 1); its threads spin in a run, and not after it, where they would
+    slow the others."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     calls: dict[str, Call] = {}
     for kind in ("float32", "int8"):
         session = onnxruntime.InferenceSession(

@@ -4,8 +4,8 @@ Command, after ``python -m benchmarks.peers``::
 
     python -m benchmarks.levers --peers runs/peers/160 --data data/chest_xray
 
-Each split is quantized as the shipped model is. Latencies are taken in turns; labels are compared with
-float32's on the validation patients' films.
+Each split is quantized as the shipped model is. Latencies are taken in turns; the signs of the logits are
+compared with float32's on the validation patients' films.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def main() -> None:
         name: np.array([call(film[np.newaxis]) for film in validation]) for name, call in calls.items()
     }
     print(f"{args.rounds * BURST} runs each\n")
-    print("| int8, but | 1 thread / shipped | 2 threads / shipped | / float32 | labels as float32 |")
+    print(
+        "| int8, but | 1 thread / shipped | 2 threads / shipped | both / float32 | same sign as float32 |"
+    )
     print("|---" * 5 + "|")
     for name, values in logits.items():
         one, two = (m[name] / m[SHIPPED] for m in medians)

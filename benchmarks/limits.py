@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-# multiply-accumulates a cycle and core: two 512-bit ports of 16 float32 or 64 int8 lanes (VNNI); a tile
-# multiplication of 16 x 16 x 64 int8 every 16 cycles (AMX). Intel's optimization reference manual
+# multiply-accumulates a cycle and core of a Xeon: two 512-bit ports of 16 float32 or 64 int8 lanes
+# (VNNI); a tile multiplication of 16 x 16 x 64 int8 every 16 cycles (AMX). Intel's optimization manual
 PER_CYCLE = {
     "avx512f": ("float32, AVX-512", 32),
     "avx512_vnni": ("int8, AVX-512 VNNI", 128),
@@ -31,13 +31,15 @@ def count_macs(model: Path) -> int:
 
 
 def peak_macs_per_second() -> dict[str, float]:
-    """Of one core, by instruction set; empty where /proc/cpuinfo does not tell."""
+    """Of one core, by instruction set, at the clock that /proc/cpuinfo tells; empty where it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return {}
     fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
     fields = {name.strip(): value.split() for name, value in fields.items()}
-    hertz = float(fields.get("cpu MHz", ["nan"])[0]) * 1e6
+    if "cpu MHz" not in fields:
+        return {}
+    hertz = float(fields["cpu MHz"][0]) * 1e6
     flags = fields.get("flags", [])
     return {name: macs * hertz for flag, (name, macs) in PER_CYCLE.items() if flag in flags}

@@ -24,13 +24,13 @@ import tf_keras
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from cxr.classifier import INPUT
 from export.convert import build_export_model, save_with_signature, to_tflite
 from export.quantize import choose_calibration_films, quantize
 from training.config import TrainConfig
 from training.model import build_from, load_run
 
 SIZES = (160, 224)
-INPUT = "image"
 
 
 def make_peers(run: Path, out: Path, size: int, data: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def find_chromium() -> str:
+    """The path of a Chromium.
+
+    Raises:
+        SystemExit: if there is none.
+    """
+    for path in filter(None, map(shutil.which, CHROMIUMS)):
+        return path
+    raise SystemExit(f"received a machine without a browser; accepted is one with {', '.join(CHROMIUMS)}")
 
 
 @contextlib.contextmanager

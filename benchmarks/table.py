@@ -21,7 +21,10 @@ def print_rows(benchmark: str, samples: Mapping[str, np.ndarray], reference: str
     base = np.median(samples[reference])
     for name, values in sorted(samples.items(), key=lambda item: np.median(item[1])):
         median, p95 = np.percentile(values, (50, 95))
-        high = f"{p95:.3g} {unit}" if len(values) > 1 else ""
-        print(
-            f"| {benchmark} | {name} | {median:.3g} {unit} | {high} | {median / base:.2f} |", flush=True
-        )
+        high = f"{_round(p95)} {unit}" if len(values) > 1 else ""
+        ratio = f"{median / base:.2f}"
+        print(f"| {benchmark} | {name} | {_round(median)} {unit} | {high} | {ratio} |", flush=True)
+
+
+def _round(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

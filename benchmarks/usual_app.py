@@ -9,47 +9,11 @@ come from one pass. ``USUAL_MODEL`` names the Keras file of ``python -m benchmar
 
 from __future__ import annotations
 
-import io
 import os
 
-import cv2
-import numpy as np
 import streamlit as st
-import tensorflow as tf
-import tf_keras
-from PIL import Image
 
-FEATURES, LOGITS = "top_activation", "logits"
-
-
-def load_model(path: str) -> tf_keras.Model:
-    """Gray pixels float32 (1, S, S, 1) to the last features and the logits."""
-    model = tf_keras.models.load_model(path, compile=False)
-    return tf_keras.Model(model.input, [model.get_layer(FEATURES).output, model.get_layer(LOGITS).output])
-
-
-def classify(model: tf_keras.Model, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Probability of pneumonia, and Grad-CAM float32 (h, w) of it (Selvaraju et al. 2017)."""
-    with tf.GradientTape() as tape:
-        features, logits = model(image, training=False)
-        logit = logits[0, 0]
-    gradient = tape.gradient(logit, features)
-    weights = tf.reduce_mean(gradient, axis=(0, 1, 2))
-    heatmap = tf.nn.relu(tf.reduce_sum(features[0] * weights, axis=-1))
-    return tf.sigmoid(logit), heatmap / tf.maximum(tf.reduce_max(heatmap), 1e-6)
-
-
-def process(model: tf_keras.Model, data: bytes, run=classify) -> tuple[float, np.ndarray]:
-    """From a file's bytes to the probability and the film under its heatmap, uint8 (H, W, 3)."""
-    film = Image.open(io.BytesIO(data)).convert("L")
-    side = model.input_shape[1]
-    pixels = np.asarray(film.resize((side, side)), np.float32)[np.newaxis, ..., np.newaxis]
-    probability, heatmap = run(model, tf.constant(pixels))
-    gray = np.asarray(film)
-    heat = cv2.resize(np.uint8(255 * heatmap.numpy()), (gray.shape[1], gray.shape[0]))
-    color = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
-    overlay = cv2.addWeighted(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), 0.6, color, 0.4, 0)
-    return float(probability), overlay
+from benchmarks.usual_model import load_model, process
 
 
 def show_page() -> None:

@@ -15,23 +15,21 @@ import argparse
 import asyncio
 import io
 import os
-import shutil
 import time
 
 import numpy as np
 from PIL import Image
 from playwright.async_api import Browser, async_playwright
 
-from benchmarks.server import ROOT, cpu_seconds, memory_mb, serve
+from benchmarks.films import SAMPLES
+from benchmarks.server import CHROMIUM_FLAGS, ROOT, cpu_seconds, find_chromium, memory_mb, serve
 from cxr import Classifier, read_image
 from cxr.latency import cpu_name
 from streamlit_app.verdict import format_probability
 
-SAMPLES = sorted((ROOT / "streamlit_app" / "samples").glob("*.png"))
 BASE_PX = 1600
 UPLOADS = 5  # a visitor
 SETTLE_S = 150  # streamlit keeps a closed session for two minutes, in case it comes back
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
 
 def make_film(visitor: int, upload: int) -> tuple[bytes, str]:
@@ -72,7 +70,7 @@ async def drive(url: str, visitors: int, chromium: str) -> tuple[list[float], in
     """All visitors at once."""
     classifier = Classifier.load("int8")
     async with async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = await driver.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         results = await asyncio.gather(*(visit(browser, url, v, classifier) for v in range(visitors)))
         await browser.close()
     return [s for seconds, _ in results for s in seconds], sum(wrong for _, wrong in results)
@@ -104,7 +102,6 @@ def main() -> None:
     )
     parser.add_argument("--visitors", type=int, nargs="+", default=[1, 20])
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium")
     args = parser.parse_args()
     print(
         f"{cpu_name()}, {os.cpu_count()} cores for server and browsers; films of about 2.6 megapixels\n"
@@ -115,7 +112,7 @@ def main() -> None:
     )
     print("|---" * 9 + "|")
     for visitors in args.visitors:
-        print(measure(visitors, args.rounds, args.chromium), flush=True)
+        print(measure(visitors, args.rounds, find_chromium()), flush=True)
 
 
 if __name__ == "__main__":

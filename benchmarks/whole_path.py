@@ -15,30 +15,32 @@ import importlib.metadata
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from packaging.requirements import Requirement
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.films import SAMPLES, make_film
-from benchmarks.server import ROOT, memory_mb, serve
+from benchmarks.server import CHROMIUM_FLAGS, ROOT, find_chromium, memory_mb, serve
 from benchmarks.table import print_rows
 
 OURS, USUAL, COMPILED = "this project", "TensorFlow page", "TensorFlow page, compiled by tf.function"
 WIDTH, HEIGHT = 2000, 1600
 USUAL_PACKAGES = ("streamlit", "tensorflow", "tf-keras", "pillow", "numpy", "opencv-python-headless")
 PAUSE_S = 0.02
-FLAGS = ["--no-sandbox", "--disable-gpu"]
 
 COLD_OURS = """
-from cxr import Classifier, read_image
-print(Classifier.load("int8").predict(read_image({film!r})).probability, flush=True)
+from cxr import Classifier, overlay_evidence, read_image
+classifier, pixels = Classifier.load("int8"), read_image({film!r})
+prediction = classifier.predict(pixels)
+overlay_evidence(pixels, prediction.evidence, classifier.card.evidence_scale)
+print(prediction.probability, flush=True)
 print(open("/proc/self/status").read())
 """
 COLD_SCRIPT = """
@@ -52,7 +54,7 @@ print(open("/proc/self/status").read())
 """
 COLD_USUAL = """
 from pathlib import Path
-from benchmarks.usual_app import load_model, process
+from benchmarks.usual_model import load_model, process
 print(process(load_model({model!r}), Path({film!r}).read_bytes())[0], flush=True)
 print(open("/proc/self/status").read())
 """
@@ -62,11 +64,11 @@ def time_films(model: Path, rounds: int) -> dict[str, np.ndarray]:
     """Milliseconds of a film, float64 (rounds,), taking turns."""
     import tensorflow as tf
 
-    from benchmarks import usual_app
+    from benchmarks import usual_model
     from cxr import Classifier, overlay_evidence, read_image
 
-    classifier, network = Classifier.load("int8"), usual_app.load_model(str(model))
-    compiled = tf.function(lambda image: usual_app.classify(network, image))
+    classifier, network = Classifier.load("int8"), usual_model.load_model(str(model))
+    compiled = tf.function(lambda image: usual_model.classify(network, image))
 
     def ours(data: bytes) -> None:
         pixels = read_image(io.BytesIO(data))
@@ -74,8 +76,8 @@ def time_films(model: Path, rounds: int) -> dict[str, np.ndarray]:
 
     calls: dict[str, Callable[[bytes], object]] = {
         OURS: ours,
-        USUAL: lambda data: usual_app.process(network, data),
-        COMPILED: lambda data: usual_app.process(network, data, lambda _, image: compiled(image)),
+        USUAL: lambda data: usual_model.process(network, data),
+        COMPILED: lambda data: usual_model.process(network, data, lambda _, image: compiled(image)),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
     films = [make_film(WIDTH, HEIGHT, number) for number in range(4)]
@@ -112,25 +114,39 @@ def start_runtime(code: str) -> tuple[float, float]:
     return seconds, int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
 
-def start_page(browser: Browser, script: Path, verdict: Callable[[Page], object]) -> tuple[float, float]:
+def start_page(browser: Browser, script: Path, verdict: str) -> tuple[float, float]:
     """Seconds from a server's start to a verdict on screen, and the server's memory then in MB."""
+    film = {"name": "film.jpg", "mimeType": "image/jpeg", "buffer": make_film(WIDTH, HEIGHT)}
     start = time.perf_counter()
     with serve(script) as (url, pid):
         page = browser.new_page()
         page.set_default_timeout(120_000)
         page.goto(url)
-        film = {"name": "film.jpg", "mimeType": "image/jpeg", "buffer": make_film(WIDTH, HEIGHT)}
         drop_zone = page.locator("input[type=file]")
         drop_zone.wait_for(state="attached")
         drop_zone.set_input_files(film)
-        verdict(page)
+        page.locator(verdict).first.wait_for()
         seconds = time.perf_counter() - start
         memory = memory_mb(pid, "VmRSS")
         page.close()
     return seconds, memory
 
 
-def installed_mb(names: Iterator[str] | tuple[str, ...]) -> float:
+def print_starts(
+    title: str, memory_title: str, calls: dict[str, Callable[[], tuple[float, float]]], starts: int
+) -> None:
+    """Rows of seconds and of MB, the two taking turns."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for _ in range(starts):
+        for name, call in calls.items():
+            taken[name].append(call())
+    seconds = {name: np.array([s for s, _ in pairs]) for name, pairs in taken.items()}
+    memory = {name: np.array([mb for _, mb in pairs]) for name, pairs in taken.items()}
+    print_rows(title, seconds, OURS, "s")
+    print_rows(memory_title, memory, OURS, "MB")
+
+
+def installed_mb(names: tuple[str, ...]) -> float:
     """What distributions and all that they require take on disk here, in MB."""
     total, pending, done = 0, list(names), set()
     while pending:
@@ -155,7 +171,6 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="keras.h5 of benchmarks.peers")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--starts", type=int, default=5)
-    parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium")
     args = parser.parse_args()
     model = args.model.resolve()
     os.environ["USUAL_MODEL"] = str(model)
@@ -165,45 +180,20 @@ def main() -> None:
     sizes = {OURS: np.array([installed_mb(own)]), USUAL: np.array([installed_mb(USUAL_PACKAGES)])}
     print_rows("installed packages", sizes, OURS, "MB")
 
+    film, scripts = str(SAMPLES[-1]), {OURS: "streamlit_app/app.py", USUAL: "benchmarks/usual_app.py"}
     codes = {OURS: COLD_OURS, USUAL: COLD_USUAL}
-    codes = {n: code.format(film=str(SAMPLES[-1]), model=str(model)) for n, code in codes.items()}
-    starts = {
-        name: np.array([start_runtime(code) for _ in range(args.starts)]) for name, code in codes.items()
-    }
-    print_rows("runtime, start to first verdict", {n: v[:, 0] for n, v in starts.items()}, OURS, "s")
-    print_rows("memory of the runtime then", {n: v[:, 1] for n, v in starts.items()}, OURS, "MB")
-
-    scripts = {OURS: ROOT / "streamlit_app" / "app.py", USUAL: ROOT / "benchmarks" / "usual_app.py"}
-    codes = {n: COLD_SCRIPT.format(film=str(SAMPLES[-1]), script=str(s)) for n, s in scripts.items()}
-    starts = {n: np.array([start_runtime(code) for _ in range(args.starts)]) for n, code in codes.items()}
-    print_rows(
-        "page's script, start to first verdict", {n: v[:, 0] for n, v in starts.items()}, OURS, "s"
-    )
-    print_rows("memory of the script then", {n: v[:, 1] for n, v in starts.items()}, OURS, "MB")
-
-    pages = {
-        OURS: (
-            scripts[OURS],
-            lambda page: page.locator('img[alt^="Chest film"]').wait_for(),
-        ),
-        USUAL: (
-            scripts[USUAL],
-            lambda page: (
-                page.get_by_text("Pneumonia probability").wait_for(),
-                page.get_by_role("img").wait_for(),
-            ),
-        ),
-    }
+    calls = {n: partial(start_runtime, c.format(film=film, model=str(model))) for n, c in codes.items()}
+    print_starts("runtime, start to first verdict", "memory of the runtime then", calls, args.starts)
+    code = partial(COLD_SCRIPT.format, film=film)
+    calls = {n: partial(start_runtime, code(script=str(ROOT / s))) for n, s in scripts.items()}
+    print_starts("page's script with a film, start to end", "memory of that", calls, args.starts)
+    verdicts = {OURS: 'img[alt^="Chest film"]', USUAL: '[data-testid="stImage"] img'}
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=args.chromium, args=FLAGS)
-        first = {
-            n: np.array([start_page(browser, *p) for _ in range(args.starts)]) for n, p in pages.items()
-        }
+        browser = driver.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
+        calls = {n: partial(start_page, browser, ROOT / s, verdicts[n]) for n, s in scripts.items()}
+        title = "server and browser, start to first verdict"
+        print_starts(title, "memory of the server then", calls, args.starts)
         browser.close()
-    print_rows(
-        "server and browser, start to first verdict", {n: v[:, 0] for n, v in first.items()}, OURS, "s"
-    )
-    print_rows("memory of the server then", {n: v[:, 1] for n, v in first.items()}, OURS, "MB")
 
     title = f"a film of {WIDTH} x {HEIGHT} px, bytes to verdict and overlay"
     print_rows(title, time_films(model, args.rounds), OURS, "ms")

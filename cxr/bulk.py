@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
+import hashlib
+import json
 import logging
 import os
+import socket
 import uuid
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +34,8 @@ FILMS_PER_FILE = 1024  # and what is scored again when the whole run is killed
 MAX_DEATHS = 2  # workers that a film may take with it, after the first, before it is given up
 STORE_BYTES = 256 * 2**20  # Ray's object store on one machine: it holds names and rows, never films
 REMOTE_READS = 4  # films that a worker reads at once from a store: most of the time it waits for it
-MODEL_KEY = b"cxr_model_sha256"  # in the metadata of the Parquet files
+CARD_KEY, SOURCE_KEY = b"cxr_card_sha256", b"cxr_source"  # in the metadata of the Parquet files
+CONNECT_S = 5.0  # until a RAY_ADDRESS counts as dead; Ray itself waits for minutes
 TYPES = {"uncertain": pa.bool_(), "inverted": pa.bool_()} | dict.fromkeys(
     ("path", "label", "screening", "error"), pa.string()
 )
@@ -126,11 +131,11 @@ def score_folder(
         Films scored now, films that had a row already, and those of both that failed.
 
     Raises:
-        BulkError: if a folder cannot be read or written, holds no film, or if Ray fails.
+        BulkError: if a folder cannot be read or written, holds no film or other results, or if Ray fails.
         InvalidModelError: as ``Classifier.load`` raises it.
     """
     card = Classifier.load(model).card
-    schema = SCHEMA.with_metadata({MODEL_KEY: card.sha256})
+    schema = SCHEMA.with_metadata({CARD_KEY: _digest(card), SOURCE_KEY: _identify(source)})
     films, filesystem, root = _list_films(source)
     store, folder = _locate(out)
     _check_writable(store, folder)
@@ -173,6 +178,7 @@ def _score(films: list[bytes], workers: int | None, model: tuple[Any, ...]) -> G
     local |= {"object_store_memory": STORE_BYTES}
     options = {} if os.environ.get("RAY_ADDRESS") else local
     with _refuse("a RAY_ADDRESS where no cluster answers"):
+        _connect(os.environ.get("RAY_ADDRESS", ""))
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
     try:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -196,8 +202,29 @@ def _score(films: list[bytes], workers: int | None, model: tuple[Any, ...]) -> G
             f"Received a cluster whose workers do not start ({reason}); accepted is one with this "
             "checkout and its requirements on each node."
         ) from error
+    except ray.exceptions.RayError as error:
+        reason = _line(error)
+        raise BulkError(f"Ray has failed ({reason}); run the same command again.") from error
     finally:
         ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    """Raise ``OSError`` where nothing listens at HOST:PORT, with or without ``ray://`` before it."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+
+
+def _digest(card: ModelCard) -> str:
+    """Of all that a row depends on: the model's sha256 is in its card."""
+    return hashlib.sha256(json.dumps(dataclasses.asdict(card), sort_keys=True).encode()).hexdigest()
+
+
+def _identify(source: str) -> bytes:
+    """What a film's path stands for: a relative one depends on where it was given."""
+    is_whole = "://" in source or Path(source).is_absolute()
+    return os.fsencode(source if is_whole else f"{source} in {Path.cwd()}")
 
 
 def _list_films(source: str) -> tuple[dict[str, bytes], fs.FileSystem | None, str]:
@@ -227,14 +254,14 @@ def _locate(place: str) -> tuple[fs.FileSystem, str]:
 
 
 def _list_files(filesystem: fs.FileSystem, folder: str, **options: bool) -> list[fs.FileInfo]:
-    with _refuse("a folder that cannot be listed"):
+    with _refuse(f"the folder {folder}, which cannot be listed"):
         return filesystem.get_file_info(fs.FileSelector(folder, recursive=True, **options))
 
 
 def _check_writable(store: fs.FileSystem, folder: str) -> None:
     """Now, and not when the first films are scored."""
     file = f"{folder}/_{uuid.uuid4().hex}.part"
-    with _refuse("a folder that cannot be written"):
+    with _refuse(f"the folder {folder}, which cannot be written"):
         if isinstance(store, fs.LocalFileSystem):  # object stores have no folders
             store.create_dir(folder)
         store.open_output_stream(file).close()
@@ -249,10 +276,16 @@ def _read_rows(store: fs.FileSystem, folder: str, schema: pa.Schema) -> Iterator
         with _refuse(f"results with {info.base_name}, to be deleted as it is no whole Parquet file"):
             file = pq.ParquetFile(store.open_input_file(info.path))
             table = file.read(["path", "error"])
-        if (file.schema_arrow.metadata or {}).get(MODEL_KEY) != schema.metadata[MODEL_KEY]:
+        metadata = file.schema_arrow.metadata or {}
+        if metadata.get(CARD_KEY) != schema.metadata[CARD_KEY]:
             raise BulkError(
-                f"Received results with {info.base_name}, which is of another model or program; accepted "
-                "is a folder of this model's, or a new one."
+                f"Received results with {info.base_name}, which is of another model, card or program; "
+                "accepted is a folder of this model's, or a new one."
+            )
+        if metadata.get(SOURCE_KEY) != schema.metadata[SOURCE_KEY]:
+            raise BulkError(
+                f"Received results with {info.base_name}, whose films come from another source or were "
+                "named from another folder; accepted is the source as it was given, or a new folder."
             )
         yield from zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True)
 
@@ -260,7 +293,7 @@ def _read_rows(store: fs.FileSystem, folder: str, schema: pa.Schema) -> Iterator
 def _write_rows(rows: list[Row], store: fs.FileSystem, folder: str, schema: pa.Schema) -> None:
     """To a file that has its name once it is whole; readers of folders pass over ``_``."""
     name = uuid.uuid4().hex
-    with _refuse("a folder that cannot be written"):
+    with _refuse(f"the folder {folder}, which cannot be written"):
         pq.write_table(pa.Table.from_pylist(rows, schema), f"{folder}/_{name}.part", filesystem=store)
         store.move(f"{folder}/_{name}.part", f"{folder}/{name}.parquet")
 

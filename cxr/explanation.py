@@ -86,5 +86,5 @@ def _quantize_evidence(evidence: np.ndarray, scale: float, shape: tuple[int, int
         raise ValueError(f"received scale {scale}; accepted is > 0")
     height, width = shape
     cells = np.clip(np.nan_to_num(evidence * (255.0 / scale)), -1e6, 1e6).astype(np.float32)
-    strength = Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(strength.convert("L"))  # clips to 0..255
+    strength = Image.fromarray(cells + 0.5).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(strength.convert("L"))  # cuts off decimals, and clips to 0..255

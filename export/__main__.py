@@ -12,7 +12,6 @@ import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from export.validate import (
 from training.config import TrainConfig
 from training.dataset import Films, load_films
 from training.model import load_run
-from training.run_folder import add_flags
+from training.run_folder import COMMIT, add_flags
 from training.validation import load_validation
 
 DATA = (
@@ -125,7 +124,7 @@ def digest(films: Films) -> str:
 def _describe_training(config: TrainConfig, run: Path) -> dict[str, Any]:
     """Provenance of the dense model, without the paths of a machine."""
     training = dataclasses.asdict(config)
-    metrics = json.loads((run / "metrics.json").read_text())
+    commit = run / COMMIT
     for name in ("name", "data", "weights"):
         del training[name]
     return {
@@ -133,7 +132,7 @@ def _describe_training(config: TrainConfig, run: Path) -> dict[str, Any]:
         "data": DATA,
         "initial_weights": "none" if config.weights == "none" else Path(config.weights).name,
         "training": training,
-        "training_commit": metrics.get("commit", "unknown"),
+        "training_commit": commit.read_text() if commit.exists() else "unknown",
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 

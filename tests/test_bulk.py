@@ -1,8 +1,10 @@
 """Ray runs in processes of its own here: its warnings and threads are none of pytest's."""
 
+import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from PIL import Image
 from pyarrow import fs
 
 import cxr.cli
-from cxr.bulk import MAX_DEATHS, SCHEMA, Scorer
+from cxr.bulk import CARD_KEY, MAX_DEATHS, SCHEMA, SOURCE_KEY, Scorer, _digest
 from cxr.classifier import Classifier, find_model
 from cxr.cli import COLUMNS, main
 from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
@@ -219,6 +221,7 @@ def test_a_store_is_read_as_a_folder_is(model, folder):
         (["films", "films/film_00.png"], "cannot be written"),
         (["films", "torn"], "torn.parquet"),
         (["films", "other"], "another model"),
+        (["films", "moved"], "another source"),
         (["films", "rows", "--model", "int4"], "int4"),
     ],
 )
@@ -228,12 +231,30 @@ def test_wrong_usage_is_one_sentence(folder, capfd, argv, sentence):
         Path(name).mkdir()
     Path("torn", "torn.parquet").write_bytes(b"PAR1 and no more")
     pq.write_table(SCHEMA.empty_table(), "other/other.parquet")
+    keys = {CARD_KEY: _digest(Classifier.load("int8").card), SOURCE_KEY: b"films in /elsewhere"}
+    Path("moved").mkdir()
+    pq.write_table(SCHEMA.with_metadata(keys).empty_table(), "moved/moved.parquet")
     assert main(["bulk", *argv]) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("cxr: Received")
     assert sentence in err
     assert err.count("\n") == 1
+
+
+def test_other_calibrations_are_told_apart():
+    card = Classifier.load("int8").card
+    assert _digest(card) == _digest(dataclasses.replace(card))
+    assert _digest(card) != _digest(dataclasses.replace(card, threshold=0.6))
+
+
+def test_a_dead_cluster_is_one_sentence(folder, capfd, monkeypatch):
+    write_films(folder, 1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{probe.getsockname()[1]}")
+        assert main(["bulk", "films", "rows"]) == 2
+    assert "no cluster answers" in capfd.readouterr().err
 
 
 def test_without_ray_the_sentence_says_how_to_get_it(folder, capfd, monkeypatch):

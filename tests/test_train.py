@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 import training  # noqa: F401  before tensorflow
 from tests.conftest import ROOT
+from training import run_folder
 from training.averaging import WeightAverage
 from training.batches import training_batches
 from training.compare import compare
@@ -88,6 +90,7 @@ def test_a_run_leaves_everything(config, tmp_path):
             "auroc", "accuracy", "sensitivity", "specificity", "precision", "f1",
             "brier", "ece", "certain", "certain_accuracy",
         }  # fmt: skip
+    assert (run / "commit.txt").read_text() == run_folder.find_commit()
     for name in ("learning_curves.png", "confusion_matrix.png", "roc.png", "best_weights.h5"):
         assert (run / name).stat().st_size > 1000
     with pytest.raises(ValueError, match="pass --resume"):
@@ -176,6 +179,25 @@ def test_wrong_usage_fails_with_a_sentence_and_leaves_no_run(config, tmp_path):
         assert "received" in failed.stderr
         assert "Traceback" not in failed.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_commit_is_a_hash_even_where_there_is_a_tag(monkeypatch, tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True
+        )
+
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "code.py"))
+    assert run_folder.find_commit() == "unknown"
+    (tmp_path / "code.py").write_text("1")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "one")
+    git("tag", "--annotate", "v1", "--message", "one")
+    assert re.fullmatch(r"[0-9a-f]{12}", run_folder.find_commit())
+    (tmp_path / "code.py").write_text("2")
+    assert re.fullmatch(r"[0-9a-f]{12}-dirty", run_folder.find_commit())
 
 
 def test_workers_share_a_training(config, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+COMMIT = "commit.txt"
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
@@ -37,8 +38,10 @@ def check_run(run: Path, config: Row, resume: bool) -> None:
 
 
 def write_config(run: Path, config: Row) -> None:
-    """Write config.json, which makes the folder a run."""
+    """Write config.json, which makes the folder a run, and commit.txt, the code that it began with."""
     run.mkdir(parents=True, exist_ok=True)
+    if not (run / COMMIT).exists():
+        (run / COMMIT).write_text(find_commit())
     (run / "config.json").write_text(json.dumps(config, indent=2))
 
 
@@ -46,6 +49,7 @@ def find_commit() -> str:
     """The commit of this code, with ``-dirty`` where tracked files differ from it, or ``unknown`` outside
     of a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    command += ["--exclude", "*"]  # no tag in place of it
     try:
         described = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):  # no git, or no checkout

@@ -33,14 +33,7 @@ from training.learning_rate import find_learning_rate
 from training.model import build_from, set_trainable
 from training.optimization import compile_model
 from training.plots import plot_confusion, plot_learning_curves, plot_roc
-from training.run_folder import (
-    add_flags,
-    check_run,
-    find_commit,
-    read_history,
-    write_config,
-    write_history,
-)
+from training.run_folder import add_flags, check_run, read_history, write_config, write_history
 from training.validation import Validation, load_validation, predict_logits, validate
 
 
@@ -161,10 +154,7 @@ def _report(model: tf_keras.Model, validation: Validation, run: Path) -> None:
     stressed = predict_logits(model, validation.stressed)[:, 0]
     labels = validation.films.labels
     calibration = Calibration.fit(logits, stressed, labels)
-    metrics: dict[str, Any] = {
-        "commit": find_commit(),
-        "calibration": dataclasses.asdict(calibration),
-    }
+    metrics: dict[str, Any] = {"calibration": dataclasses.asdict(calibration)}
     for name, z in (("validation", logits), ("stress", stressed)):
         metrics[name] = calibration.measure(labels, z, validation.films.patients)
         print(f"{name}\n{format_metrics(metrics[name])}")
