@@ -22,9 +22,9 @@ from pyarrow import fs
 from tqdm import tqdm
 
 from cxr.classifier import Classifier, find_model
-from cxr.cli import COLUMNS, Row, score_film
 from cxr.imaging import EXTENSIONS, InvalidImageError, is_dicom
 from cxr.model_card import ModelCard
+from cxr.rows import COLUMNS, Row, score_film
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # on stderr; that a worker died is none here

@@ -14,34 +14,19 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
 from cxr.classifier import MODEL_NAMES, Classifier, find_model
-from cxr.imaging import EXTENSIONS, InvalidImageError, is_dicom, read_image
+from cxr.imaging import EXTENSIONS, is_dicom
 from cxr.latency import Latency, cpu_name, measure_latency
 from cxr.model_card import InvalidModelError, ModelCard
+from cxr.rows import COLUMNS, Row, score_film
 
-COLUMNS = (
-    "path",
-    "label",
-    "probability",
-    "threshold",
-    "uncertain",
-    "viral_probability",
-    "novelty",
-    "screening",
-    "inverted",
-    "latency_ms",
-    "error",
-)
 FEW_FILES = 5  # more than these get a progress bar
 BENCHMARK_FILM_PX = 1024
 MAX_JOBS = 8  # by default: one model at a time keeps no more busy, and each film takes memory
-
-Row = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,33 +161,6 @@ def _is_film(path: Path) -> bool:
             return is_dicom(file.read(132))
     except OSError:
         return False
-
-
-def score_film(classifier: Classifier, name: str, file: Path | BinaryIO) -> tuple[Row, np.ndarray | None]:
-    """One film's row, ``name`` and what the model says, and its pixels, uint8 (H, W); where the file
-    cannot be scored the row has the error, and there are no pixels. ``latency_ms`` is wall time from file
-    to prediction, less the time that the film waited for others at the model."""
-    row: Row = dict.fromkeys(COLUMNS) | {"path": name}
-    start = time.perf_counter()
-    try:
-        pixels = read_image(file)
-    except InvalidImageError as error:
-        return row | {"error": str(error)}, None
-    decode_ms = (time.perf_counter() - start) * 1e3
-    prediction = classifier.predict(pixels)
-    viral = prediction.viral_probability
-    row |= {
-        "label": prediction.label,
-        "probability": round(prediction.probability, 6),
-        "threshold": classifier.card.threshold,
-        "uncertain": prediction.uncertain,
-        "viral_probability": viral if viral is None else round(viral, 6),
-        "novelty": prediction.novelty if prediction.novelty is None else round(prediction.novelty, 4),
-        "screening": prediction.screening,
-        "inverted": prediction.inverted,
-        "latency_ms": round(decode_ms + sum(prediction.latency_ms.values()), 3),
-    }
-    return row, pixels
 
 
 def _write_rows(rows: Iterable[Row], style: str) -> Iterator[Row]:

@@ -13,8 +13,8 @@ import pandas as pd
 import streamlit as st
 
 from cxr import Classifier, InvalidImageError
-from cxr.cli import COLUMNS, score_film
 from cxr.novelty import REFUSED, TYPICAL
+from cxr.rows import COLUMNS, score_film
 from streamlit_app.archive import is_archive, unpack
 from streamlit_app.film import Source, shrink, to_data_url
 from streamlit_app.screening import override

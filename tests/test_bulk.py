@@ -20,7 +20,8 @@ from pyarrow import fs
 import cxr.cli
 from cxr.bulk import CARD_KEY, MAX_DEATHS, SCHEMA, SOURCE_KEY, Scorer, _digest
 from cxr.classifier import Classifier, find_model
-from cxr.cli import COLUMNS, main
+from cxr.cli import main
+from cxr.rows import COLUMNS
 from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
 
 SITE = """  # each process imports it, as sitecustomize

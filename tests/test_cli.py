@@ -11,7 +11,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from cxr import cli
-from cxr.cli import COLUMNS, main
+from cxr.cli import main
+from cxr.rows import COLUMNS
 from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
 
 

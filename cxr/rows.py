@@ -1,0 +1,55 @@
+"""A film's row: what the command line prints, bulk scoring writes and the page puts in its table."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from cxr.classifier import Classifier
+from cxr.imaging import InvalidImageError, read_image
+
+COLUMNS = (
+    "path",
+    "label",
+    "probability",
+    "threshold",
+    "uncertain",
+    "viral_probability",
+    "novelty",
+    "screening",
+    "inverted",
+    "latency_ms",
+    "error",
+)
+
+Row = dict[str, Any]
+
+
+def score_film(classifier: Classifier, name: str, file: Path | BinaryIO) -> tuple[Row, np.ndarray | None]:
+    """One film's row, ``name`` and what the model says, and its pixels, uint8 (H, W); where the file
+    cannot be scored the row has the error, and there are no pixels. ``latency_ms`` is wall time from file
+    to prediction, less the time that the film waited for others at the model."""
+    row: Row = dict.fromkeys(COLUMNS) | {"path": name}
+    start = time.perf_counter()
+    try:
+        pixels = read_image(file)
+    except InvalidImageError as error:
+        return row | {"error": str(error)}, None
+    decode_ms = (time.perf_counter() - start) * 1e3
+    prediction = classifier.predict(pixels)
+    viral = prediction.viral_probability
+    row |= {
+        "label": prediction.label,
+        "probability": round(prediction.probability, 6),
+        "threshold": classifier.card.threshold,
+        "uncertain": prediction.uncertain,
+        "viral_probability": viral if viral is None else round(viral, 6),
+        "novelty": prediction.novelty if prediction.novelty is None else round(prediction.novelty, 4),
+        "screening": prediction.screening,
+        "inverted": prediction.inverted,
+        "latency_ms": round(decode_ms + sum(prediction.latency_ms.values()), 3),
+    }
+    return row, pixels
