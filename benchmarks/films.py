@@ -13,12 +13,12 @@ SAMPLES = sorted((ROOT / "streamlit_app" / "samples").glob("*.png"))
 GRAIN = 6.0  # gray levels, so that a JPEG is as heavy as that of a real film
 
 
-def make_film(width: int, height: int, number: int = 0) -> bytes:
-    """A JPEG of a sample, enlarged to a size in px, with grain that ``number`` draws."""
+def make_film(width: int, height: int, number: int = 0, grain: float = GRAIN) -> bytes:
+    """A JPEG of the sample that ``number`` names, enlarged to a size in px, with grain that it draws."""
     sample = Image.open(SAMPLES[number % len(SAMPLES)]).convert("L")
     enlarged = np.asarray(sample.resize((width, height), Image.Resampling.BICUBIC), np.float32)
-    grain = np.random.default_rng(number).normal(0.0, GRAIN, enlarged.shape)
-    pixels = np.clip(np.rint(enlarged + grain), 0, 255).astype(np.uint8)
+    noise = np.random.default_rng(number).normal(0.0, grain, enlarged.shape)
+    pixels = np.clip(np.rint(enlarged + noise), 0, 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=90)
     return file.getvalue()

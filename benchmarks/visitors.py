@@ -18,10 +18,9 @@ import os
 import time
 
 import numpy as np
-from PIL import Image
 from playwright.async_api import Browser, async_playwright
 
-from benchmarks.films import SAMPLES
+from benchmarks.films import make_film
 from benchmarks.server import CHROMIUM_FLAGS, ROOT, cpu_seconds, find_chromium, memory_mb, serve
 from cxr import Classifier, read_image
 from cxr.latency import cpu_name
@@ -32,13 +31,11 @@ UPLOADS = 5  # a visitor
 SETTLE_S = 150  # streamlit keeps a closed session for two minutes, in case it comes back
 
 
-def make_film(visitor: int, upload: int) -> tuple[bytes, str]:
+def draw_upload(visitor: int, upload: int) -> tuple[bytes, str]:
     """A JPEG that only this visitor has, and its description on the page."""
     width, height = BASE_PX + 10 * visitor, BASE_PX + 10 * upload
-    sample = Image.open(SAMPLES[(visitor + upload) % len(SAMPLES)]).convert("L")
-    file = io.BytesIO()
-    sample.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
-    return file.getvalue(), f"Chest film of {width} by {height} pixels"
+    film = make_film(width, height, visitor + upload, grain=0.0)
+    return film, f"Chest film of {width} by {height} pixels"
 
 
 async def visit(
@@ -51,7 +48,7 @@ async def visit(
     await page.get_by_text("Drop chest X-rays here").first.wait_for()
     seconds, wrong = [], 0
     for upload in range(UPLOADS):
-        data, description = make_film(visitor, upload)
+        data, description = draw_upload(visitor, upload)
         expected = format_probability(classifier.predict(read_image(io.BytesIO(data))).probability)
         start = time.perf_counter()
         drop_zone = page.locator("input[type=file]")
