@@ -4,10 +4,11 @@ Not for medical use.
 """
 
 from cxr.classifier import Classifier, Prediction
+from cxr.errors import InvalidImageError, InvalidModelError
 from cxr.explanation import overlay_evidence
-from cxr.imaging import Film, InvalidImageError, preprocess, read_film, read_image
+from cxr.imaging import Film, preprocess, read_film, read_image
 from cxr.latency import Latency, measure_latency
-from cxr.model_card import InvalidModelError, ModelCard
+from cxr.model_card import ModelCard
 
 __all__ = [
     "Classifier",

@@ -22,7 +22,8 @@ from pyarrow import fs
 from tqdm import tqdm
 
 from cxr.classifier import Classifier, find_model
-from cxr.imaging import EXTENSIONS, InvalidImageError, is_dicom
+from cxr.errors import InvalidImageError
+from cxr.imaging import EXTENSIONS, is_dicom
 from cxr.model_card import ModelCard
 from cxr.rows import COLUMNS, Row, score_film
 

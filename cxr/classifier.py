@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
+from cxr.errors import InvalidModelError
 from cxr.imaging import preprocess
-from cxr.model_card import InvalidModelError, ModelCard
+from cxr.model_card import ModelCard
 from cxr.novelty import NoveltyModel
 
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
@@ -63,6 +63,9 @@ class Classifier:
     """A loaded model. Safe to call from several threads: inference runs one film at a time."""
 
     def __init__(self, model: bytes, card: ModelCard, num_threads: int) -> None:
+        # here and not above: the processes that decode films import this package, and need no interpreter
+        from ai_edge_litert.interpreter import Interpreter
+
         self.card = card
         self.num_threads = num_threads
         try:

@@ -19,9 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from cxr.classifier import MODEL_NAMES, Classifier, find_model
+from cxr.errors import InvalidModelError
 from cxr.imaging import EXTENSIONS, is_dicom
 from cxr.latency import Latency, cpu_name, measure_latency
-from cxr.model_card import InvalidModelError, ModelCard
+from cxr.model_card import ModelCard
 from cxr.rows import COLUMNS, Row, score_film
 
 FEW_FILES = 5  # more than these get a progress bar

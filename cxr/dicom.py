@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from cxr.imaging import InvalidImageError, check_scans, check_size, scale_to_uint8, to_gray
+from cxr.errors import InvalidImageError
+from cxr.pixels import check_size, scale_to_uint8, to_gray
+from cxr.structure import check_scans
 
 MODALITIES = {"CR": "computed radiography", "DX": "digital radiography", "RG": "film"}
 LATERAL_VIEWS = ("LL", "RL", "LLD", "RLD", "LATERAL")
@@ -107,7 +110,9 @@ class _BoundedReads(io.BytesIO):
         return super().read(size)
 
 
-def read_dicom(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_dicom(
+    data: bytes, admit: Callable[[int, int], None] = check_size
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode a single-frame radiograph as it is meant to be seen.
 
     The modality LUT or rescale, then the first VOI LUT or window, then MONOCHROME1 inverted (DICOM
@@ -115,6 +120,7 @@ def read_dicom(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
 
     Args:
         data: the file.
+        admit: as in ``decode_film``.
 
     Returns:
         Pixels, uint8 (H, W), 0 black .. 255 white; and sentences on what a viewer should know.
@@ -129,7 +135,7 @@ def read_dicom(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
     if "TransferSyntaxUID" not in dataset.file_meta:  # cut off with the preamble
         dataset.file_meta.TransferSyntaxUID = ENCODINGS[dataset.original_encoding]
     _check_kind(dataset)
-    check_size(int(dataset.Columns), int(dataset.Rows))
+    admit(int(dataset.Columns), int(dataset.Rows))
     decoder = DECODERS[dataset.file_meta.TransferSyntaxUID]
     if decoder not in ("", "pydicom"):
         _check_codestream(dataset)

@@ -6,39 +6,21 @@ import dataclasses
 import io
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cxr.errors import MAX_BYTES, MAX_PIXELS, InvalidImageError
+from cxr.pixels import check_size, to_gray
+from cxr.structure import check_scans
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom")
-MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 50_000_000
-MAX_SCANS = 100  # of a JPEG; each is a pass over all pixels
-JPEG_SCAN = b"\xff\xda"
-MIN_SIDE = 128
-MAX_ASPECT = 4.0
 STRETCH_PERCENTILES = (1.0, 99.0)
-DEEP_PERCENTILES = (0.1, 99.9)
-MAX_OUTLIER_RANGE = 2.0
-PERCENTILE_SAMPLE = 2**20  # pixels, evenly spaced
-ROWS_PER_BAND = 256
 STRIPS, TILES = 273, 324  # TIFF tags: where they are
-PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0: white is zero
-
-ACCEPTED = (
-    f"a chest film as DICOM radiograph, JPEG, PNG, BMP, TIFF or WebP of {MIN_SIDE} px or more a side, "
-    f"up to {MAX_PIXELS // 1_000_000} megapixels and {MAX_BYTES // 2**20} MB"
-)
-
-
-class InvalidImageError(ValueError):
-    """The file is not an image that can be scored; the message says what came and what is accepted."""
-
-    def __init__(self, received: str) -> None:
-        super().__init__(f"Received {received}; accepted is {ACCEPTED}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +64,26 @@ def read_film(file: str | os.PathLike[str] | BinaryIO) -> Film:
     Raises:
         InvalidImageError: for everything that cannot be read, a missing path included.
     """
-    data = _read_bytes(file)
+    return decode_film(_read_bytes(file))
+
+
+def decode_film(data: bytes, admit: Callable[[int, int], None] = check_size) -> Film:
+    """What ``read_film`` does with a file's bytes, in this process.
+
+    Args:
+        data: the file.
+        admit: called with width and height, px, before any pixel is decoded; raises what it refuses.
+
+    Raises:
+        InvalidImageError: for everything that cannot be read.
+    """
     try:
         if is_dicom(data):
             from cxr.dicom import read_dicom  # pydicom is heavy, and most films need none of it
 
-            pixels, notes = read_dicom(data)
+            pixels, notes = read_dicom(data, admit)
         else:
-            pixels, notes = _read_picture(data)
+            pixels, notes = _read_picture(data, admit)
     except InvalidImageError:
         raise
     except UnidentifiedImageError as error:
@@ -129,11 +123,11 @@ def preprocess(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)[..., np.newaxis]
 
 
-def _read_picture(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
+def _read_picture(data: bytes, admit: Callable[[int, int], None]) -> tuple[np.ndarray, tuple[str, ...]]:
     """What Pillow decodes."""
     notes = ()
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        check_size(*image.size)
+        admit(*image.size)
         if image.format in ("JPEG", "MPO"):
             check_scans(data)
         elif image.info.get("compression") in ("jpeg", "tiff_jpeg"):
@@ -195,59 +189,3 @@ def _describe(data: bytes) -> str:
     if data[:2] == b"PK":
         return "a ZIP archive"
     return f"a file of {len(data):,} bytes"
-
-
-def check_size(width: int, height: int) -> None:
-    """Raise ``InvalidImageError`` for a picture, in px, that is too large, too small or a strip."""
-    if width * height > MAX_PIXELS:
-        raise InvalidImageError(
-            f"an image of {width}x{height} px ({width * height / 1e6:.0f} megapixels)"
-        )
-    if min(width, height) < MIN_SIDE:
-        raise InvalidImageError(f"an image of only {width}x{height} px")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise InvalidImageError(f"a strip of {width}x{height} px, not the shape of a chest film")
-
-
-def check_scans(data: bytes, parts: int = 0) -> None:
-    """Raise ``InvalidImageError`` for a JPEG of so many scans that a small one would decode for hours."""
-    scans = data.count(JPEG_SCAN)
-    if scans > MAX_SCANS + parts:  # a strip or tile of a TIFF has scans of its own
-        raise InvalidImageError(f"a JPEG of {scans} scans, where a progressive one has about ten")
-
-
-def to_gray(image: Image.Image) -> np.ndarray:
-    """A loaded picture of any mode as uint8 (H, W), as ``read_film`` says."""
-    if image.mode[0] in "IF":  # I, I;16, I;16B, F: deeper than 8 bits
-        pixels = scale_to_uint8(np.asarray(image))
-        tags = getattr(image, "tag_v2", {})
-        is_white_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts 8 bits only
-        return 255 - pixels if is_white_zero else pixels
-    if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa"):
-        image = image.convert("RGBA")
-        return np.array(ImageChops.multiply(image.convert("L"), image.getchannel("A")))
-    if image.mode not in ("1", "L"):
-        image = image.convert("RGB")
-    return np.array(image.convert("L"))
-
-
-def scale_to_uint8(deep: np.ndarray) -> np.ndarray:
-    """Scale as ``read_image`` says, a band of rows at a time: a large film must not cost gigabytes."""
-    step = max(deep.size // PERCENTILE_SAMPLE, 1)
-    sample = deep.ravel()[::step].astype(np.float64)
-    sample = sample[np.isfinite(sample)]
-    if not sample.size:
-        raise InvalidImageError("an image without finite pixels")
-    finite = np.isfinite(deep) if deep.dtype.kind == "f" else True
-    low = float(np.min(deep, where=finite, initial=sample[0]))
-    high = float(np.max(deep, where=finite, initial=sample[0]))
-    inner_low, inner_high = np.percentile(sample, DEEP_PERCENTILES)
-    if inner_low < inner_high and high - low > MAX_OUTLIER_RANGE * (inner_high - inner_low):
-        low, high = inner_low, inner_high
-    scale = 255.0 / (high - low) if high > low else 0.0
-    pixels = np.empty(deep.shape, np.uint8)
-    for top in range(0, len(deep), ROWS_PER_BAND):
-        band = deep[top : top + ROWS_PER_BAND].astype(np.float64)
-        band = np.nan_to_num(band, nan=low, posinf=high, neginf=low)
-        pixels[top : top + ROWS_PER_BAND] = np.rint(np.clip((band - low) * scale, 0, 255))
-    return pixels

@@ -10,9 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-
-class InvalidModelError(ValueError):
-    """The model or its card cannot be used; the message says what came and what is accepted."""
+from cxr.errors import InvalidModelError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cxr.classifier import Classifier
-from cxr.imaging import InvalidImageError, read_image
+from cxr.errors import InvalidImageError
+from cxr.imaging import read_image
 
 COLUMNS = (
     "path",

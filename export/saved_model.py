@@ -18,8 +18,9 @@ from pathlib import Path
 import tensorflow as tf
 import tf_keras
 
+from cxr.errors import InvalidModelError
 from cxr.imaging import STRETCH_PERCENTILES
-from cxr.model_card import InvalidModelError, ModelCard
+from cxr.model_card import ModelCard
 from export.convert import build_export_model
 from training.model import load_run
 

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 from cxr import InvalidImageError
-from cxr.imaging import MAX_BYTES
+from cxr.errors import MAX_BYTES
 from streamlit_app.film import Source
 
 MAX_DIRECTORY_BYTES = 2**20  # some ten thousand members

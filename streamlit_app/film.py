@@ -16,8 +16,8 @@ from PIL import Image
 from starlette.formparsers import MultiPartParser
 
 from cxr import ModelCard, Prediction, read_film
+from cxr.errors import ACCEPTED, MAX_BYTES
 from cxr.explanation import color_evidence
-from cxr.imaging import ACCEPTED, MAX_BYTES
 
 SAMPLES = {
     "normal_1": "Normal 1",

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cxr import InvalidImageError, preprocess, read_film, read_image
-from cxr.imaging import MAX_BYTES, MAX_PIXELS
+from cxr.errors import MAX_BYTES, MAX_PIXELS
 from tests.conftest import ROOT, draw_film
 
 

@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from cxr.imaging import EXTENSIONS, InvalidImageError, preprocess, read_image
+from cxr.errors import InvalidImageError
+from cxr.imaging import EXTENSIONS, preprocess, read_image
 
 VALIDATION_SHARE = 0.12  # of the training patients
 LABELS = ("NORMAL", "PNEUMONIA")

@@ -1,0 +1,63 @@
+"""Decoded pixels of any kind to uint8 gray, and the sizes that are accepted."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageChops
+
+from cxr.errors import MAX_ASPECT, MAX_PIXELS, MIN_SIDE, InvalidImageError
+
+DEEP_PERCENTILES = (0.1, 99.9)
+MAX_OUTLIER_RANGE = 2.0
+PERCENTILE_SAMPLE = 2**20  # pixels, evenly spaced
+ROWS_PER_BAND = 256
+PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0: white is zero
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ``InvalidImageError`` for a picture, in px, that is too large, too small or a strip."""
+    if width * height > MAX_PIXELS:
+        raise InvalidImageError(
+            f"an image of {width}x{height} px ({width * height / 1e6:.0f} megapixels)"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise InvalidImageError(f"an image of only {width}x{height} px")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise InvalidImageError(f"a strip of {width}x{height} px, not the shape of a chest film")
+
+
+def to_gray(image: Image.Image) -> np.ndarray:
+    """A loaded picture of any mode as uint8 (H, W), as ``read_film`` says."""
+    if image.mode[0] in "IF":  # I, I;16, I;16B, F: deeper than 8 bits
+        pixels = scale_to_uint8(np.asarray(image))
+        tags = getattr(image, "tag_v2", {})
+        is_white_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts 8 bits only
+        return 255 - pixels if is_white_zero else pixels
+    if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa"):
+        image = image.convert("RGBA")
+        return np.array(ImageChops.multiply(image.convert("L"), image.getchannel("A")))
+    if image.mode not in ("1", "L"):
+        image = image.convert("RGB")
+    return np.array(image.convert("L"))
+
+
+def scale_to_uint8(deep: np.ndarray) -> np.ndarray:
+    """Scale as ``read_image`` says, a band of rows at a time: a large film must not cost gigabytes."""
+    step = max(deep.size // PERCENTILE_SAMPLE, 1)
+    sample = deep.ravel()[::step].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        raise InvalidImageError("an image without finite pixels")
+    finite = np.isfinite(deep) if deep.dtype.kind == "f" else True
+    low = float(np.min(deep, where=finite, initial=sample[0]))
+    high = float(np.max(deep, where=finite, initial=sample[0]))
+    inner_low, inner_high = np.percentile(sample, DEEP_PERCENTILES)
+    if inner_low < inner_high and high - low > MAX_OUTLIER_RANGE * (inner_high - inner_low):
+        low, high = inner_low, inner_high
+    scale = 255.0 / (high - low) if high > low else 0.0
+    pixels = np.empty(deep.shape, np.uint8)
+    for top in range(0, len(deep), ROWS_PER_BAND):
+        band = deep[top : top + ROWS_PER_BAND].astype(np.float64)
+        band = np.nan_to_num(band, nan=low, posinf=high, neginf=low)
+        pixels[top : top + ROWS_PER_BAND] = np.rint(np.clip((band - low) * scale, 0, 255))
+    return pixels
