@@ -11,16 +11,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from cxr.decoding import shared_pool
 from cxr.errors import MAX_BYTES, MAX_PIXELS, InvalidImageError
 from cxr.pixels import check_size, to_gray
-from cxr.structure import check_scans
+from cxr.structure import STRIPS, TILES, check_scans, check_structure, read_tiff_directory
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom")
 STRETCH_PERCENTILES = (1.0, 99.0)
-STRIPS, TILES = 273, 324  # TIFF tags: where they are
+ORIENTATION = 274  # EXIF tag
+TURNS = {  # EXIF 2.32, 4.6.4 A
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +58,9 @@ def read_image(file: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
     return read_film(file).pixels
 
 
-def read_film(file: str | os.PathLike[str] | BinaryIO) -> Film:
+def read_film(
+    file: str | os.PathLike[str] | BinaryIO, on_wait: Callable[[int], None] | None = None
+) -> Film:
     """Decode an image or DICOM file, told by its content and not by its name.
 
     Sizes are checked on the header, before any pixel is decoded. Color is reduced with the ITU-R 601
@@ -60,15 +72,16 @@ def read_film(file: str | os.PathLike[str] | BinaryIO) -> Film:
 
     Args:
         file: a path, or a binary file object that is read from its current position.
+        on_wait: called while the film waits and is decoded: see ``DecoderPool.decode``.
 
     Raises:
         InvalidImageError: for everything that cannot be read, a missing path included.
     """
-    return decode_film(_read_bytes(file))
+    return Film(*shared_pool().decode(_read_bytes(file), on_wait))
 
 
 def decode_film(data: bytes, admit: Callable[[int, int], None] = check_size) -> Film:
-    """What ``read_film`` does with a file's bytes, in this process.
+    """What ``read_film`` does with a file's bytes, in this process and without its bounds.
 
     Args:
         data: the file.
@@ -84,7 +97,7 @@ def decode_film(data: bytes, admit: Callable[[int, int], None] = check_size) -> 
             pixels, notes = read_dicom(data, admit)
         else:
             pixels, notes = _read_picture(data, admit)
-    except InvalidImageError:
+    except (InvalidImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise InvalidImageError(f"{_describe(data)}, which is no image of a known format") from error
@@ -125,30 +138,28 @@ def preprocess(pixels: np.ndarray, size: int) -> np.ndarray:
 
 def _read_picture(data: bytes, admit: Callable[[int, int], None]) -> tuple[np.ndarray, tuple[str, ...]]:
     """What Pillow decodes."""
+    check_structure(data)
     notes = ()
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         admit(*image.size)
-        if image.format in ("JPEG", "MPO"):
-            check_scans(data)
-        elif image.info.get("compression") in ("jpeg", "tiff_jpeg"):
-            check_scans(data, parts=len(image.tag_v2.get(STRIPS) or image.tag_v2.get(TILES) or ()))
-        if _has_more(data):
+        if _has_more(image, data):
             notes = ("The file holds several pictures; only the first is read.",)
+        if image.info.get("compression") in ("jpeg", "tiff_jpeg"):
+            tags, _ = read_tiff_directory(data)
+            check_scans(data, parts=max(tags[tag][1] for tag in (STRIPS, TILES) if tag in tags))
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return to_gray(image), notes
+        turn = TURNS.get(image.getexif().get(ORIENTATION))  # by now Pillow has turned a TIFF itself
+        pixels = to_gray(image)
+    if turn is not None:  # in gray, which takes a quarter of the memory
+        pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
+    return pixels, notes
 
 
-def _has_more(data: bytes) -> bool:
-    """Whether a file has a second frame or page; to count them all could take a hostile one minutes."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        try:
-            image.seek(1)
-        except EOFError:
-            return False
-        except Exception:  # there is one, and it is damaged
-            return True
-    return True
+def _has_more(image: Image.Image, data: bytes) -> bool:
+    """Whether a file has a second frame or page; to count the pages of a hostile TIFF takes minutes."""
+    if image.format == "TIFF":
+        return read_tiff_directory(data)[1] != 0
+    return getattr(image, "is_animated", False)
 
 
 def _read_bytes(file: str | os.PathLike[str] | BinaryIO) -> bytes:

@@ -1,15 +1,152 @@
-"""Cheap limits on how an encoded picture is built, checked before a decoder sees it."""
+"""Cheap limits on how an encoded picture is built, checked before a decoder sees it.
+
+They give a hostile file its reason early. What they let pass is still bounded: see ``cxr.decoding``.
+"""
 
 from __future__ import annotations
+
+import struct
 
 from cxr.errors import InvalidImageError
 
 MAX_SCANS = 100  # of a JPEG; each is a pass over all pixels
-JPEG_SCAN = b"\xff\xda"
+MAX_SEGMENTS = 1000  # before a JPEG's first scan, or of a WebP; writers need a few dozen
+MAX_CHUNKS = 100_000  # of a PNG; writers put 8 kB of data or more into each
+MAX_METADATA_BYTES = 4 * 2**20  # color profiles take up to 2 MB, previews less
+MAX_VALUES = 100_000  # of a TIFF's tag: offsets of strips and tiles, a color map
+MAX_TILE_RATIO = 4  # of a TIFF's tile to its picture
+SMALL_TILE_PIXELS = 2**20  # tiles up to here may be larger than a small picture
+
+JPEG_START, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0")
+BIG_TIFF_STARTS = (b"II+\0", b"MM\0+")
+BYTE_TYPES = (1, 2, 6, 7)  # of a TIFF's values
+SHORT_TYPE = 3
+WIDTH, HEIGHT, STRIPS, TILE_WIDTH, TILE_HEIGHT, TILES = 256, 257, 273, 322, 323, 324
+
+
+def check_structure(data: bytes) -> None:
+    """Raise ``InvalidImageError`` for a JPEG, PNG, TIFF or WebP that is built to exhaust its decoder."""
+    if data.startswith(JPEG_START):
+        _check_jpeg(data)
+    elif data.startswith(PNG_START):
+        _check_png(data)
+    elif data.startswith(TIFF_STARTS + BIG_TIFF_STARTS):
+        _check_tiff(data)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        _check_webp(data)
 
 
 def check_scans(data: bytes, parts: int = 0) -> None:
-    """Raise ``InvalidImageError`` for a JPEG of so many scans that a small one would decode for hours."""
+    """Raise ``InvalidImageError`` for a JPEG of so many scans that a small one would decode for hours.
+
+    Args:
+        data: a JPEG, or a TIFF that holds JPEGs.
+        parts: strips or tiles of a TIFF, each of which has scans of its own.
+    """
     scans = data.count(JPEG_SCAN)
-    if scans > MAX_SCANS + parts:  # a strip or tile of a TIFF has scans of its own
+    if scans > MAX_SCANS + parts:
         raise InvalidImageError(f"a JPEG of {scans} scans, where a progressive one has about ten")
+
+
+def read_tiff_directory(data: bytes) -> tuple[dict[int, tuple[int, int, int]], int]:
+    """The first directory of a TIFF or BigTIFF (TIFF 6.0, section 2), as far as it is whole.
+
+    Returns:
+        Type, number of values, and value (of one integer) of each tag; and where the next directory
+        begins, 0 for none.
+    """
+    order = "<" if data[:1] == b"I" else ">"
+    is_big = data[:4] in BIG_TIFF_STARTS
+    start, head, offset, entry = (8, "Q", "Q", "HHQ") if is_big else (4, "H", "I", "HHI")
+    entry_bytes, value_at = (20, 12) if is_big else (12, 8)
+    tags = {}
+    try:
+        (at,) = struct.unpack_from(order + offset, data, start)
+        (entries,) = struct.unpack_from(order + head, data, at)
+        at += struct.calcsize(head)
+        for _ in range(entries):
+            tag, kind, count = struct.unpack_from(order + entry, data, at)
+            integer = "H" if kind == SHORT_TYPE else offset
+            (value,) = struct.unpack_from(order + integer, data, at + value_at)
+            if tag in tags:  # each would be read
+                raise InvalidImageError(f"a TIFF that has the tag {tag} twice")
+            tags[tag] = kind, count, value
+            at += entry_bytes
+        (following,) = struct.unpack_from(order + offset, data, at)
+    except struct.error:
+        return tags, 0
+    return tags, following
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Segments before the first scan (T.81, B.1.1.4): Pillow reads them one by one."""
+    check_scans(data)
+    at, count = 2, 0
+    while at + 4 <= len(data) and data[at] == JPEG_START[0] and data[at + 1] != JPEG_SCAN[1]:
+        is_fill = data[at + 1] == JPEG_START[0]
+        at += 1 if is_fill else 2 + struct.unpack_from(">H", data, at + 2)[0]
+        count += 1
+        if count > MAX_SEGMENTS or at > MAX_METADATA_BYTES:
+            raise InvalidImageError("a JPEG with far too much before its picture")
+
+
+def _check_png(data: bytes) -> None:
+    at, beside, count = len(PNG_START), 0, 0
+    while at + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+        beside += length * (name != b"IDAT")
+        count += 1
+        if count > MAX_CHUNKS or beside > MAX_METADATA_BYTES:
+            raise InvalidImageError("a PNG with far too much beside its picture")
+
+
+def _check_tiff(data: bytes) -> None:
+    tags, _ = read_tiff_directory(data)
+    for tag, (kind, count, _) in tags.items():
+        if count > (MAX_METADATA_BYTES if kind in BYTE_TYPES else MAX_VALUES):
+            raise InvalidImageError(f"a TIFF whose tag {tag} has {count:,} values")
+    if sum(count for _, count, _ in tags.values()) > 2 * MAX_METADATA_BYTES:
+        raise InvalidImageError("a TIFF with far too much beside its picture")
+    width, height, tile_width, tile_height = (
+        tags.get(tag, (0, 0, 0))[2] for tag in (WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT)
+    )
+    if tile_width * tile_height > max(SMALL_TILE_PIXELS, MAX_TILE_RATIO * width * height):
+        raise InvalidImageError(
+            f"a TIFF whose tiles of {tile_width}x{tile_height} px are far larger than its picture"
+        )
+
+
+def _check_webp(data: bytes) -> None:
+    """The decoder takes several canvases, however small the picture on it (RFC 9649, section 2.7)."""
+    if data[12:16] != b"VP8X":
+        return
+    canvas, at = _read_sides(data, 24), 12
+    for _ in range(MAX_SEGMENTS):
+        if at + 24 > len(data):
+            return
+        name, length = struct.unpack_from("<4sI", data, at)
+        frame = canvas
+        if name == b"ANMF":
+            frame = _read_sides(data, at + 14)
+        elif name == b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, at + 14)
+            frame = width & 0x3FFF, height & 0x3FFF
+        elif name == b"VP8L":
+            (bits,) = struct.unpack_from("<I", data, at + 9)
+            frame = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        if frame != canvas:
+            raise InvalidImageError(
+                "a WebP of {}x{} px whose first picture has {}x{}".format(*canvas, *frame)
+            )
+        if name in (b"ANMF", b"VP8 ", b"VP8L"):
+            return
+        at += 8 + length + length % 2
+    raise InvalidImageError("a WebP with far too much before its picture")
+
+
+def _read_sides(data: bytes, at: int) -> tuple[int, int]:
+    """Two sides of 24 bits, stored less one."""
+    return tuple(int.from_bytes(data[i : i + 3], "little") + 1 for i in (at, at + 3))

@@ -1,0 +1,108 @@
+"""Run as a script by ``cxr.decoding``: files on standard input, their pixels on standard output.
+
+Every codec runs here and nowhere else. A hostile file can ask an honest decoder for more memory or time
+than anybody has, and a damaged one can end its process: the operating system bounds this process.
+"""
+
+import json
+import math
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+MAX_CPU_S = 12  # of one film
+SMALL_PIXELS = 12_000_000  # films above get the larger bound, one at a time
+SMALL_BYTES = 400 * 2**20  # of address space above what the libraries take
+LARGE_BYTES = 900 * 2**20
+LENGTH = struct.Struct(">Q")
+
+
+def main() -> None:
+    """Answer one request after another, until standard input ends."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # some codecs print there
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    import numpy as np
+
+    from cxr.errors import MAX_BYTES, InvalidImageError
+    from cxr.imaging import decode_film
+    from cxr.pixels import check_size
+
+    limits = _Limits()
+
+    def admit(width: int, height: int) -> None:
+        check_size(width, height)
+        if width * height > SMALL_PIXELS:
+            send(replies, json.dumps({"asks": "room"}).encode())
+            receive(sys.stdin.buffer, MAX_BYTES)
+            limits.allow(LARGE_BYTES)
+
+    while (data := receive(sys.stdin.buffer, MAX_BYTES)) is not None:
+        limits.allow(SMALL_BYTES)
+        try:
+            film = decode_film(data, admit)
+        except InvalidImageError as error:
+            send(replies, json.dumps({"refused": error.received}).encode())
+        else:
+            send(replies, json.dumps({"shape": film.pixels.shape, "notes": film.notes}).encode())
+            send(replies, np.ascontiguousarray(film.pixels).data)
+            del film
+        del data
+
+
+def receive(stream: BinaryIO, limit: int) -> bytes | None:
+    """The next message; None where the other side has ended, or sends more than ``limit`` bytes."""
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (size,) = LENGTH.unpack(head)
+    if size > limit:
+        return None
+    data = stream.read(size)
+    return data if len(data) == size else None
+
+
+def send(stream: BinaryIO, message: bytes | memoryview) -> None:
+    """Send a message of bytes."""
+    view = memoryview(message)
+    stream.write(LENGTH.pack(view.nbytes))
+    stream.write(view)
+    stream.flush()
+
+
+class _Limits:
+    """What the operating system lets this process take; nothing where it knows no such limits."""
+
+    def __init__(self) -> None:
+        try:
+            import resource
+        except ImportError:  # Windows, where the deadline of ``cxr.decoding`` holds alone
+            self._resource = None
+            return
+        self._resource = resource
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+        except OSError:  # macOS, which does not enforce this limit
+            pages = 0
+        self._libraries = pages * resource.getpagesize()
+        for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):  # no file is written
+            resource.setrlimit(limit, (0, 0))
+
+    def allow(self, memory: int) -> None:
+        """Memory in bytes and ``MAX_CPU_S`` of processor time, for the film that begins now."""
+        if self._resource is None:
+            return
+        usage = self._resource.getrusage(self._resource.RUSAGE_SELF)
+        self._set(self._resource.RLIMIT_CPU, math.ceil(usage.ru_utime + usage.ru_stime) + MAX_CPU_S)
+        self._set(self._resource.RLIMIT_AS, self._libraries + memory)
+
+    def _set(self, limit: int, value: int) -> None:
+        _, hard = self._resource.getrlimit(limit)
+        is_free = hard == self._resource.RLIM_INFINITY
+        self._resource.setrlimit(limit, (value if is_free else min(value, hard), hard))
+
+
+if __name__ == "__main__":
+    main()
