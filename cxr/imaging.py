@@ -15,13 +15,15 @@ from PIL import Image, UnidentifiedImageError
 
 from cxr.decoding import shared_pool
 from cxr.errors import MAX_BYTES, MAX_PIXELS, InvalidImageError
-from cxr.pixels import check_size, to_gray
+from cxr.pixels import check_size, samples_to_gray, to_gray
 from cxr.structure import STRIPS, TILES, check_scans, check_structure, read_tiff_directory
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom")
 STRETCH_PERCENTILES = (1.0, 99.0)
 ORIENTATION = 274  # EXIF tag
+BITS_PER_SAMPLE = 258  # TIFF tag
+DEEP_COLORS = ("RGB;16B", "RGBA;16B", "LA;16B")  # of a PNG, by Pillow's names
 TURNS = {  # EXIF 2.32, 4.6.4 A
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -147,12 +149,31 @@ def _read_picture(data: bytes, admit: Callable[[int, int], None]) -> tuple[np.nd
         if image.info.get("compression") in ("jpeg", "tiff_jpeg"):
             tags, _ = read_tiff_directory(data)
             check_scans(data, parts=max(tags[tag][1] for tag in (STRIPS, TILES) if tag in tags))
-        image.load()
-        turn = TURNS.get(image.getexif().get(ORIENTATION))  # by now Pillow has turned a TIFF itself
-        pixels = to_gray(image)
-    if turn is not None:  # in gray, which takes a quarter of the memory
-        pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
+        decoder = _find_decoder(image)
+        if decoder:
+            turn = image.getexif().get(ORIENTATION)
+        else:
+            image.load()
+            turn = image.getexif().get(ORIENTATION)  # by now Pillow has turned a TIFF itself
+            pixels = to_gray(image)
+    if decoder:
+        import imagecodecs  # for the process that decodes alone
+
+        pixels = samples_to_gray(getattr(imagecodecs, decoder)(data))
+    if turn in TURNS:  # in gray, which takes a quarter of the memory
+        pixels = np.asarray(Image.fromarray(pixels).transpose(TURNS[turn]))
     return pixels, notes
+
+
+def _find_decoder(image: Image.Image) -> str | None:
+    """The function of imagecodecs for what Pillow does worse. It takes the high byte of deep colors, and
+    needs six canvases for a still WebP. Pixels of the latter are the same."""
+    if image.format == "WEBP" and not image.is_animated:
+        return "webp_decode"
+    if image.format == "PNG" and image.tile[0].args in DEEP_COLORS:
+        return "png_decode"
+    bits = image.tag_v2.get(BITS_PER_SAMPLE, ()) if image.format == "TIFF" else ()
+    return "tiff_decode" if len(bits) > 1 and set(bits) == {16} else None
 
 
 def _has_more(image: Image.Image, data: bytes) -> bool:

@@ -11,6 +11,7 @@ DEEP_PERCENTILES = (0.1, 99.9)
 MAX_OUTLIER_RANGE = 2.0
 PERCENTILE_SAMPLE = 2**20  # pixels, evenly spaced
 ROWS_PER_BAND = 256
+LUMA = np.array([19595, 38470, 7471], np.uint64)  # of 65536, as Pillow has them
 PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0: white is zero
 
 
@@ -34,11 +35,50 @@ def to_gray(image: Image.Image) -> np.ndarray:
         is_white_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts 8 bits only
         return 255 - pixels if is_white_zero else pixels
     if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa"):
-        image = image.convert("RGBA")
+        image = _convert(image, "RGBA")
         return np.array(ImageChops.multiply(image.convert("L"), image.getchannel("A")))
     if image.mode not in ("1", "L"):
-        image = image.convert("RGB")
-    return np.array(image.convert("L"))
+        image = _convert(image, "RGB")
+    return np.array(_convert(image, "L"))
+
+
+def samples_to_gray(samples: np.ndarray) -> np.ndarray:
+    """Decoded samples to gray, as ``read_film`` says.
+
+    Args:
+        samples: uint8 or uint16 (H, W) or (H, W, C), C of 1 to 4: gray, gray and alpha, RGB, RGB and
+            alpha; or (C, H, W), where the planes lie one after the other.
+
+    Returns:
+        uint8 (H, W).
+    """
+    if samples.ndim == 3 and samples.shape[0] <= 4:
+        samples = np.moveaxis(samples, 0, -1)
+    if samples.ndim == 3 and samples.shape[2] == 1:
+        samples = samples[..., 0]
+    if samples.ndim == 3 and samples.shape[2] <= 4:
+        samples = _mix(samples)
+    if samples.ndim != 2:
+        raise InvalidImageError(f"an image of {samples.shape[-1]} samples a pixel")
+    return samples if samples.dtype == np.uint8 else scale_to_uint8(samples)
+
+
+def _mix(samples: np.ndarray) -> np.ndarray:
+    """ITU-R 601 luma over black where there is alpha, (H, W) of the same dtype, a band at a time."""
+    channels, full = samples.shape[2], np.iinfo(samples.dtype).max
+    gray = np.empty(samples.shape[:2], samples.dtype)
+    for top in range(0, len(gray), ROWS_PER_BAND):
+        band = samples[top : top + ROWS_PER_BAND].astype(np.uint64)
+        mixed = band[..., 0] if channels == 2 else (band[..., :3] @ LUMA + 0x8000) >> 16
+        if channels in (2, 4):
+            mixed = (mixed * band[..., -1] + full // 2) // full
+        gray[top : top + ROWS_PER_BAND] = mixed
+    return gray
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    """Without the copy that Pillow makes of an image that has the mode already."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def scale_to_uint8(deep: np.ndarray) -> np.ndarray:
