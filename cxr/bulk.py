@@ -22,6 +22,7 @@ from pyarrow import fs
 from tqdm import tqdm
 
 from cxr.classifier import Classifier, find_model
+from cxr.decoding import share_pool
 from cxr.errors import InvalidImageError
 from cxr.imaging import EXTENSIONS, is_dicom
 from cxr.model_card import ModelCard
@@ -71,6 +72,7 @@ class Scorer:
         self, model: bytes, card: ModelCard, filesystem: fs.FileSystem | None, root: str, attempts: Any
     ) -> None:
         self._classifier = Classifier(model, card, num_threads=1)
+        share_pool(workers=1)
         self._filesystem = filesystem
         self._root = root
         self._attempts = attempts

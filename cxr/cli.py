@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cxr.classifier import MODEL_NAMES, Classifier, find_model
+from cxr.decoding import share_pool
 from cxr.errors import InvalidModelError
 from cxr.imaging import EXTENSIONS, is_dicom
 from cxr.latency import Latency, cpu_name, measure_latency
@@ -94,6 +95,7 @@ def _positive(text: str) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     classifier = Classifier.load(args.model, args.threads)
+    share_pool(args.jobs)
     files = list(_list_files(args.paths))
     rows = tqdm(
         _score_files(classifier, files, args.jobs),

@@ -9,6 +9,7 @@ semaphores or shared memory.
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import contextlib
 import itertools
@@ -115,19 +116,22 @@ class DecoderPool:
         try:
             return self._decode(worker, data)
         except _WorkerEndedError:
-            worker.close()
+            worker.kill()
             raise InvalidImageError(TOO_MUCH) from None
         finally:
             with self._lock:
                 del self._running[ticket]
                 if worker.is_alive():
                     self._idle.append(worker)
+                else:
+                    worker.close()
 
     def _take(self) -> _Worker:
         while self._idle:
             worker = self._idle.pop()
             if worker.is_alive():
                 return worker
+            worker.close()
         return _Worker()
 
     def _decode(self, worker: _Worker, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -231,6 +235,12 @@ def _share(pool: DecoderPool | None) -> DecoderPool | None:
     global _shared  # noqa: PLW0603 - one limit for all that runs in this process
     _shared = pool
     return pool
+
+
+@atexit.register
+def _close_shared() -> None:
+    if _shared:
+        _shared.close()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,0 +1,183 @@
+"""The processes that decode: what bounds them, and what becomes of a film when one ends."""
+
+import concurrent.futures
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from cxr import InvalidImageError, decoding
+from cxr.decoding import DecoderPool
+from cxr.imaging import decode_film
+from tests.conftest import ROOT, draw_film, png
+
+SMALL = png(draw_film(1, pneumonia=True, size=160))
+LIMITS_ARE_KNOWN = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+
+
+@pytest.fixture(scope="module")
+def slow() -> bytes:
+    """A film that takes a second to decode."""
+    rows = np.arange(7000, dtype=np.uint8)[:, np.newaxis]
+    return png(np.broadcast_to(np.dstack([rows, rows, rows]), (7000, 7000, 3)).copy())
+
+
+@pytest.fixture
+def pool():
+    pool = DecoderPool(1)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def worker(pool):
+    """The pool's process, idle after a film."""
+    before = set(psutil.Process().children())
+    pool.decode(SMALL)
+    (worker,) = set(psutil.Process().children()) - before
+    return worker
+
+
+def decode_while(pool: DecoderPool, film: bytes, act) -> None:
+    """Decode a film, and act once it is under way."""
+    calls = iter([act])
+    pool.decode(film, on_wait=lambda ahead: next(calls, lambda: None)())
+
+
+def test_pixels_are_those_of_a_decode_in_this_process(pool):
+    pixels, notes = pool.decode(SMALL)
+    assert np.array_equal(pixels, decode_film(SMALL).pixels)
+    assert notes == ()
+
+
+def test_a_refusal_keeps_its_sentence(pool):
+    with pytest.raises(InvalidImageError, match="Received an image of only 100x100 px; accepted is"):
+        pool.decode(png(np.zeros((100, 100), np.uint8)))
+
+
+def test_a_process_takes_one_film_after_another(pool, worker):
+    for _ in range(3):
+        pool.decode(SMALL)
+    assert worker.is_running()
+
+
+def test_a_process_that_dies_costs_its_film_alone(pool, worker, slow):
+    with pytest.raises(InvalidImageError, match="more memory or time than a film may"):
+        decode_while(pool, slow, worker.kill)
+    assert pool.decode(SMALL)[0].shape == (160, 160)
+
+
+def test_a_process_that_died_between_films_costs_none(pool, worker):
+    worker.kill()
+    worker.wait(10)
+    assert pool.decode(SMALL)[0].shape == (160, 160)
+
+
+def test_a_film_past_its_deadline_is_ended(pool, worker, slow, monkeypatch):
+    monkeypatch.setattr(decoding, "DEADLINE_S", 0.3)
+    with pytest.raises(InvalidImageError, match="more memory or time than a film may"):
+        pool.decode(slow)
+    assert not worker.is_running()
+
+
+def test_work_stops_when_nobody_waits(pool, worker, slow):
+    class LeftError(Exception):
+        pass
+
+    def leave():
+        raise LeftError
+
+    with pytest.raises(LeftError):
+        decode_while(pool, slow, leave)
+    worker.wait(10)
+    assert pool.decode(SMALL)[0].shape == (160, 160)
+
+
+def test_those_who_wait_learn_how_many_are_before_them(pool, slow):
+    ahead = [[], [], []]
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        films = [threads.submit(pool.decode, slow, ahead[0].append)]
+        while not ahead[0]:
+            time.sleep(0.01)
+        for heard in ahead[1:]:
+            films.append(threads.submit(pool.decode, slow, heard.append))
+            while not heard:
+                time.sleep(0.01)
+        assert all(film.result()[0].shape == (7000, 7000) for film in films)
+    assert [heard[0] for heard in ahead] == [0, 0, 1]
+
+
+def test_of_large_films_one_is_decoded_at_a_time(slow):
+    pool = DecoderPool(2)
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        before, peak = set(psutil.Process().children()), []
+        films = [threads.submit(pool.decode, slow) for _ in range(2)]
+        while not all(film.done() for film in films):
+            workers = set(psutil.Process().children()) - before
+            peak.append(sum(worker.memory_info().rss > 150 * 2**20 for worker in workers))
+            time.sleep(0.01)
+        assert all(film.result()[0].shape == (7000, 7000) for film in films)
+    pool.close()
+    assert max(peak) == 1
+
+
+@LIMITS_ARE_KNOWN
+def test_the_operating_system_bounds_memory_time_and_files(worker):
+    limits = Path(f"/proc/{worker.pid}/limits").read_text().splitlines()
+    soft = {line[:26].strip(): line[26:].split()[0] for line in limits}
+    assert int(soft["Max address space"]) < 1.2e9
+    assert int(soft["Max cpu time"]) < 30
+    assert soft["Max file size"] == soft["Max core file size"] == "0"
+
+
+@LIMITS_ARE_KNOWN
+def test_secrets_of_the_environment_stay_here(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    pool, before = DecoderPool(1), set(psutil.Process().children())
+    pool.decode(SMALL)
+    (worker,) = set(psutil.Process().children()) - before
+    assert "AWS_SECRET_ACCESS_KEY" not in worker.environ()
+    pool.close()
+
+
+def test_the_working_directory_is_not_imported_from(tmp_path, monkeypatch, pool):
+    for name in ("PIL", "numpy", "json", "dl"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported from here')")
+    monkeypatch.chdir(tmp_path)
+    assert pool.decode(SMALL)[0].shape == (160, 160)
+
+
+def test_processes_end_with_the_one_that_started_them():
+    script = (
+        "import os, psutil, time\n"
+        "from cxr.decoding import shared_pool\n"
+        "from tests.test_decoding import SMALL\n"
+        "shared_pool().decode(SMALL)\n"
+        "print(psutil.Process().children()[0].pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        worker = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    worker.wait(20)
+
+
+def test_many_threads_share_a_pool():
+    pool = DecoderPool(2)
+    films = [draw_film(seed, pneumonia=False, size=130 + seed) for seed in range(20)]
+    barrier = threading.Barrier(20)
+
+    def decode(film: np.ndarray) -> np.ndarray:
+        barrier.wait()
+        return pool.decode(png(film))[0]
+
+    with concurrent.futures.ThreadPoolExecutor(20) as threads:
+        for film, pixels in zip(films, threads.map(decode, films), strict=True):
+            assert np.array_equal(pixels, film)
+    pool.close()
