@@ -54,6 +54,7 @@ def main() -> None:
     for size in SIZES:
         rows += [run("inference", "--peers", out / str(size), "--threads", n) for n in (1, 2)]
     rows.append(run("whole_path", "--model", out / str(SIZES[0]) / "keras.h5"))
+    rows.append(run("cage"))
     rows.append(run("throughput"))
     rows.append(run("training_speed", "--data", data))
     operators = run("operators", *MODELS)

@@ -13,6 +13,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -68,14 +70,25 @@ def wait_for(url: str, timeout_s: float = 60.0) -> None:
 
 
 def memory_mb(pid: int | str, field: str) -> float:
-    """``VmRSS`` (now) or ``VmHWM`` (peak) of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"received the field {field}, which this system does not tell")
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of a process and its descendants, summed. What they share counts
+    for each."""
+    lines = (line for p in _list_tree(pid) for line in _read_status(p.pid))
+    return sum(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has taken."""
-    ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
-    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    """Processor time that a process and its descendants have taken, those that have ended included."""
+    times = [process.cpu_times() for process in _list_tree(pid)]
+    return sum(t.user + t.system + t.children_user + t.children_system for t in times)
+
+
+def _list_tree(pid: int | str) -> list[psutil.Process]:
+    process = psutil.Process(None if pid == "self" else int(pid))
+    return [process, *process.children(recursive=True)]
+
+
+def _read_status(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # it has just ended
+        return []
