@@ -70,8 +70,8 @@ def wait_for(url: str, timeout_s: float = 60.0) -> None:
 
 
 def memory_mb(pid: int | str, field: str) -> float:
-    """``VmRSS`` (now) or ``VmHWM`` (peak) of a process and its descendants, summed. What they share counts
-    for each."""
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of a process and its descendants, summed. What they
+    share counts for each."""
     lines = (line for p in _list_tree(pid) for line in _read_status(p.pid))
     return sum(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 

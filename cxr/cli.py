@@ -94,8 +94,8 @@ def _positive(text: str) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
+    share_pool(args.jobs).start()
     classifier = Classifier.load(args.model, args.threads)
-    share_pool(args.jobs)
     files = list(_list_files(args.paths))
     rows = tqdm(
         _score_files(classifier, files, args.jobs),

@@ -223,12 +223,12 @@ def shared_pool() -> DecoderPool:
         return _shared or _share(DecoderPool())
 
 
-def share_pool(workers: int) -> None:
-    """Let this process decode ``workers`` films at once, 1 or more."""
+def share_pool(workers: int) -> DecoderPool:
+    """Let this process decode ``workers`` films at once, 1 or more. Returns its new pool."""
     with _share_lock:
         if _shared:
             _shared.close()
-        _share(DecoderPool(workers))
+        return _share(DecoderPool(workers))
 
 
 def _share(pool: DecoderPool | None) -> DecoderPool | None:
