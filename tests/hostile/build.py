@@ -43,12 +43,19 @@ def picture(image_format: str, image: Image.Image | None = None, **options) -> b
 
 
 def zeros(length: int, byte: int = 0, wbits: int = zlib.MAX_WBITS) -> bytes:
-    """A zlib stream of so many equal bytes, made without holding them. ``wbits`` as in zlib."""
-    packer = zlib.compressobj(9, wbits=wbits)
+    """A zlib stream of so many equal bytes, made without holding them. ``wbits`` of -15: a raw stream."""
     block = bytes([byte]) * MEGABYTE
-    parts = [packer.compress(block) for _ in range(length // MEGABYTE)]
-    parts += [packer.compress(block[: length % MEGABYTE]), packer.flush()]
-    return b"".join(parts)
+    packer = zlib.compressobj(9, wbits=-15)
+    flushed = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)  # refers to nothing before
+    stream = flushed * (length // MEGABYTE)
+    stream += packer.compress(block[: length % MEGABYTE]) + packer.flush()
+    if wbits < 0:
+        return stream
+    checksum = 1
+    for _ in range(length // MEGABYTE):
+        checksum = zlib.adler32(block, checksum)
+    checksum = zlib.adler32(block[: length % MEGABYTE], checksum)
+    return b"\x78\xda" + stream + struct.pack(">I", checksum)
 
 
 def jpeg_segment(marker: int, content: bytes = b"") -> bytes:
