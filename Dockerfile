@@ -19,7 +19,8 @@ RUN pip uninstall --yes --quiet --root-user-action ignore pip \
     && python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/python3.12 \
     && useradd --uid 1000 --no-create-home --shell /usr/sbin/nologin app
 COPY --from=packages /opt/venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH
+# numpy starts as many threads as the host has cores, in each process, whatever a container is limited to.
+ENV PATH=/opt/venv/bin:$PATH OPENBLAS_NUM_THREADS=1
 
 WORKDIR /app
 COPY models models

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import socket
-import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 from tqdm import tqdm
 
 from cxr.classifier import Classifier, find_model
 from cxr.decoding import share_pool
 from cxr.errors import InvalidImageError
+from cxr.files import SUFFIXES, is_folder, list_files
 from cxr.imaging import EXTENSIONS, is_dicom
 from cxr.model_card import ModelCard
-from cxr.rows import COLUMNS, Row, score_film
+from cxr.results import (
+    CARD_KEY,
+    SCHEMA,
+    SOURCE_KEY,
+    BulkError,
+    check_writable,
+    first_line,
+    hold,
+    list_objects,
+    locate,
+    read_rows,
+    refuse,
+    write_rows,
+)
+from cxr.rows import Row, fail_film, score_film
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # on stderr; that a worker died is none here
@@ -36,16 +48,24 @@ FILMS_PER_FILE = 1024  # and what is scored again when the whole run is killed
 MAX_DEATHS = 2  # workers that a film may take with it, after the first, before it is given up
 STORE_BYTES = 256 * 2**20  # Ray's object store on one machine: it holds names and rows, never films
 REMOTE_READS = 4  # films that a worker reads at once from a store: most of the time it waits for it
-CARD_KEY, SOURCE_KEY = b"cxr_card_sha256", b"cxr_source"  # in the metadata of the Parquet files
 CONNECT_S = 5.0  # until a RAY_ADDRESS counts as dead; Ray itself waits for minutes
-TYPES = {"uncertain": pa.bool_(), "inverted": pa.bool_()} | dict.fromkeys(
-    ("path", "label", "screening", "error"), pa.string()
-)
-SCHEMA = pa.schema([(name, TYPES.get(name, pa.float64())) for name in COLUMNS])
 
 
-class BulkError(RuntimeError):
-    """The run cannot start or go on; the message says what was received and what is accepted."""
+@dataclasses.dataclass
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        scored: films scored now.
+        earlier: films that had a row already.
+        failed: films of both that have an error.
+        left_out: folders that were not looked into, and why, which completes "Received ...".
+    """
+
+    scored: int
+    earlier: int
+    failed: int
+    left_out: dict[str, str]
 
 
 class Attempts:
@@ -98,8 +118,10 @@ class Scorer:
                 file.seek(0)
                 return score_film(self._classifier, _to_text(film), file)[0]
         except OSError as error:  # gone, not permitted, or a store that does not answer
-            reason = os.strerror(error.errno) if error.errno else _line(error)
+            reason = os.strerror(error.errno) if error.errno else first_line(error)
             return _fail(film, f"a path that cannot be read ({reason})")
+        except Exception as error:  # Ray would score the block again, for ever
+            return fail_film(_to_text(film), error)
 
     def _score_noted(self, film: str) -> Row:
         """One film at a time, each noted before: so the one that kills its worker is found."""
@@ -119,9 +141,7 @@ class Scorer:
         return self._filesystem.open_input_file(film.removeprefix(self._root))
 
 
-def score_folder(
-    source: str, out: str, model: str = "int8", workers: int | None = None
-) -> tuple[int, int, int]:
+def score_folder(source: str, out: str, model: str = "int8", workers: int | None = None) -> Outcome:
     """Score the films of a folder that have no row yet, and write their rows to Parquet files.
 
     Args:
@@ -130,25 +150,37 @@ def score_folder(
         model: as ``Classifier.load`` takes it.
         workers: processes with one model each; by default as many as there are CPUs.
 
-    Returns:
-        Films scored now, films that had a row already, and those of both that failed.
-
     Raises:
-        BulkError: if a folder cannot be read or written, holds no film or other results, or if Ray fails.
+        BulkError: if a folder cannot be read or written, holds no film or other results, or
+            another run's, or if Ray fails.
         InvalidModelError: as ``Classifier.load`` raises it.
     """
+    films, left_out, filesystem, root = _list_films(source)
     card = Classifier.load(model).card
+    file = find_model(model).read_bytes()  # sent to the workers, so that all have the same
     schema = SCHEMA.with_metadata({CARD_KEY: _digest(card), SOURCE_KEY: _identify(source)})
-    films, filesystem, root = _list_films(source)
-    store, folder = _locate(out)
-    _check_writable(store, folder)
-    done = [error for path, error in _read_rows(store, folder, schema) if films.pop(path, None)]
+    store, folder = locate(out)
+    check_writable(store, folder)
+    with hold(store, folder):
+        counts = _score_missing(films, workers, (file, card, filesystem, root), (store, folder, schema))
+    if not any(counts):
+        raise _no_film(source, left_out)
+    return Outcome(*counts, left_out)
+
+
+def _score_missing(
+    films: dict[str, bytes],
+    workers: int | None,
+    model: tuple[Any, ...],
+    results: tuple[fs.FileSystem, str, pa.Schema],
+) -> tuple[int, int, int]:
+    """Films scored now, films that had a row already, and those of both that failed."""
+    done = [error for path, error in read_rows(*results) if films.pop(path, None)]
     earlier, scored, failed = len(done), 0, len(done) - done.count(None)
     rows: list[Row] = []
-    file = find_model(model).read_bytes()  # sent to the workers, so that all have the same
-    results = _score(list(films.values()), workers, (file, card, filesystem, root))
+    scores = _score(list(films.values()), workers, model)
     try:
-        for row in tqdm(results, total=len(films), unit="film", disable=None):
+        for row in tqdm(scores, total=len(films), unit="film", disable=None):
             if films.pop(row["path"], None) is None:
                 continue  # Ray may make a block twice
             if row["label"] is None and row["error"] is None:
@@ -157,16 +189,14 @@ def score_folder(
             scored += 1
             failed += row["error"] is not None
             if len(rows) == FILMS_PER_FILE:
-                _write_rows(rows, store, folder, schema)
+                write_rows(rows, *results)
                 rows = []
     finally:  # what was scored is kept, whatever stops the run
-        results.close()
+        scores.close()
         if rows:
-            _write_rows(rows, store, folder, schema)
+            write_rows(rows, *results)
     if films:
         raise BulkError(f"Ray ended without a row for {len(films)} films; run the same command again.")
-    if not scored + earlier:
-        raise _no_film(source)
     return scored, earlier, failed
 
 
@@ -180,7 +210,7 @@ def _score(films: list[bytes], workers: int | None, model: tuple[Any, ...]) -> G
     local = {"address": "local", "num_cpus": workers, "include_dashboard": False}
     local |= {"object_store_memory": STORE_BYTES}
     options = {} if os.environ.get("RAY_ADDRESS") else local
-    with _refuse("a RAY_ADDRESS where no cluster answers"):
+    with refuse("a RAY_ADDRESS where no cluster answers"):
         _connect(os.environ.get("RAY_ADDRESS", ""))
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
     try:
@@ -206,7 +236,7 @@ def _score(films: list[bytes], workers: int | None, model: tuple[Any, ...]) -> G
             "checkout and its requirements on each node."
         ) from error
     except ray.exceptions.RayError as error:
-        reason = _line(error)
+        reason = first_line(error)
         raise BulkError(f"Ray has failed ({reason}); run the same command again.") from error
     finally:
         ray.shutdown()
@@ -230,98 +260,42 @@ def _identify(source: str) -> bytes:
     return os.fsencode(source if is_whole else f"{source} in {Path.cwd()}")
 
 
-def _list_films(source: str) -> tuple[dict[str, bytes], fs.FileSystem | None, str]:
-    """What may be films, as text and as the file system has it; and how to open them: without a file
-    system in the folder that follows, with one after leaving out the prefix that follows."""
+def _list_films(source: str) -> tuple[dict[str, bytes], dict[str, str], fs.FileSystem | None, str]:
+    """What may be films, as text and as the file system has it; folders that were left out, and why; and
+    how to open the films: without a file system in the folder that follows, with one after leaving out
+    the prefix that follows."""
+    filesystem, folder, root, prefix = None, source, str(Path.cwd()), ""
     if "://" in source:
-        filesystem, folder = _locate(source)
-        root = source.partition("://")[0] + "://"
-        names = (root + info.path for info in _list_files(filesystem, folder) if info.is_file)
-    elif Path(source).is_dir():
-        filesystem, root = None, str(Path.cwd())
-        names = (str(path) for path in Path(source).rglob("*") if path.is_file())
-    else:
+        filesystem, folder = locate(source)
+        root = prefix = source.partition("://")[0] + "://"
+    elif not is_folder(Path(source)):
         raise BulkError(f"Received {source}, which is no folder; accepted is a folder or a URI of one.")
-    suffixes = ("", *EXTENSIONS)
-    films = {_to_text(n): os.fsencode(n) for n in names if Path(n).suffix.lower() in suffixes}
+    if filesystem is None or isinstance(filesystem, fs.LocalFileSystem):
+        found = {f"{prefix}{path}": reason for path, reason in list_files(Path(folder)).items()}
+    else:
+        found = {prefix + info.path: None for info in list_objects(filesystem, folder) if _is_named(info)}
+    films = {_to_text(name): os.fsencode(name) for name, reason in found.items() if reason is None}
+    left_out = {_to_text(name): reason for name, reason in found.items() if reason is not None}
     if not films:
-        raise _no_film(source)
-    return films, filesystem, root
+        raise _no_film(source, left_out)
+    return films, left_out, filesystem, root
 
 
-def _locate(place: str) -> tuple[fs.FileSystem, str]:
-    if "://" not in place:
-        return fs.LocalFileSystem(), str(Path(place).absolute())
-    with _refuse("a URI that is not such as s3://bucket/folder or gs://bucket/folder"):
-        return fs.FileSystem.from_uri(place)
-
-
-def _list_files(filesystem: fs.FileSystem, folder: str, **options: bool) -> list[fs.FileInfo]:
-    with _refuse(f"the folder {folder}, which cannot be listed"):
-        return filesystem.get_file_info(fs.FileSelector(folder, recursive=True, **options))
-
-
-def _check_writable(store: fs.FileSystem, folder: str) -> None:
-    """Now, and not when the first films are scored."""
-    file = f"{folder}/_{uuid.uuid4().hex}.part"
-    with _refuse(f"the folder {folder}, which cannot be written"):
-        if isinstance(store, fs.LocalFileSystem):  # object stores have no folders
-            store.create_dir(folder)
-        store.open_output_stream(file).close()
-        store.delete_file(file)
-
-
-def _read_rows(store: fs.FileSystem, folder: str, schema: pa.Schema) -> Iterator[tuple[str, str | None]]:
-    """The path and the error of each row of earlier runs."""
-    for info in _list_files(store, folder, allow_not_found=True):
-        if info.extension != "parquet":
-            continue
-        with _refuse(f"results with {info.base_name}, to be deleted as it is no whole Parquet file"):
-            file = pq.ParquetFile(store.open_input_file(info.path))
-            table = file.read(["path", "error"])
-        metadata = file.schema_arrow.metadata or {}
-        if metadata.get(CARD_KEY) != schema.metadata[CARD_KEY]:
-            raise BulkError(
-                f"Received results with {info.base_name}, which is of another model, card or program; "
-                "accepted is a folder of this model's, or a new one."
-            )
-        if metadata.get(SOURCE_KEY) != schema.metadata[SOURCE_KEY]:
-            raise BulkError(
-                f"Received results with {info.base_name}, whose films come from another source or were "
-                "named from another folder; accepted is the source as it was given, or a new folder."
-            )
-        yield from zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True)
-
-
-def _write_rows(rows: list[Row], store: fs.FileSystem, folder: str, schema: pa.Schema) -> None:
-    """To a file that has its name once it is whole; readers of folders pass over ``_``."""
-    name = uuid.uuid4().hex
-    with _refuse(f"the folder {folder}, which cannot be written"):
-        pq.write_table(pa.Table.from_pylist(rows, schema), f"{folder}/_{name}.part", filesystem=store)
-        store.move(f"{folder}/_{name}.part", f"{folder}/{name}.parquet")
-
-
-@contextlib.contextmanager
-def _refuse(received: str) -> Iterator[None]:
-    """What a file system or Ray says of a user's folder or address, as a ``BulkError``."""
-    try:
-        yield
-    except (OSError, ValueError, ImportError, NotImplementedError) as error:
-        raise BulkError(f"Received {received} ({_line(error)}).") from error
+def _is_named(info: fs.FileInfo) -> bool:
+    return info.is_file and Path(info.path).suffix.lower() in SUFFIXES
 
 
 def _fail(film: str, received: str) -> Row:
-    return {"path": _to_text(film), "error": str(InvalidImageError(received))}
+    return fail_film(_to_text(film), InvalidImageError(received))
 
 
-def _no_film(source: str) -> BulkError:
-    return BulkError(f"Received {source} without a film; accepted are {', '.join(EXTENSIONS)} and DICOM.")
+def _no_film(source: str, left_out: dict[str, str]) -> BulkError:
+    reasons = "".join(f", but for {path}, {reason}" for path, reason in left_out.items())
+    return BulkError(
+        f"Received {source} without a film{reasons}; accepted are {', '.join(EXTENSIONS)} and DICOM."
+    )
 
 
 def _to_text(name: str) -> str:
     """As ``predict`` prints it: file names need not be valid text."""
     return name.encode(errors="backslashreplace").decode()
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

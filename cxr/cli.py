@@ -6,7 +6,6 @@ import argparse
 import collections
 import concurrent.futures
 import contextlib
-import csv
 import importlib.util
 import json
 import os
@@ -20,11 +19,12 @@ from tqdm import tqdm
 
 from cxr.classifier import MODEL_NAMES, Classifier, find_model
 from cxr.decoding import share_pool
-from cxr.errors import InvalidModelError
-from cxr.imaging import EXTENSIONS, is_dicom
+from cxr.errors import InvalidImageError, InvalidModelError
+from cxr.files import is_film, is_folder, list_files
 from cxr.latency import Latency, cpu_name, measure_latency
 from cxr.model_card import ModelCard
-from cxr.rows import COLUMNS, Row, score_film
+from cxr.rows import Row, fail_film, score_film
+from cxr.tables import CsvWriter, to_printable
 
 FEW_FILES = 5  # more than these get a progress bar
 BENCHMARK_FILM_PX = 1024
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, so that a closed pipe is met below
         return status
     except InvalidModelError as error:
-        print(f"cxr: {error}", file=sys.stderr)
+        _complain(str(error))
         return 2
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,7 +96,7 @@ def _positive(text: str) -> int:
 def _predict(args: argparse.Namespace) -> int:
     share_pool(args.jobs).start()
     classifier = Classifier.load(args.model, args.threads)
-    files = list(_list_files(args.paths))
+    files = list(_list_films(args.paths))
     rows = tqdm(
         _score_files(classifier, files, args.jobs),
         total=len(files),
@@ -109,16 +109,24 @@ def _predict(args: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _score_files(classifier: Classifier, files: Sequence[Path], jobs: int) -> Iterator[Row]:
+def _score_files(
+    classifier: Classifier, files: Sequence[tuple[Path, str | None]], jobs: int
+) -> Iterator[Row]:
     """Rows in the files' order. Decoding, most of the time, runs beside the inference of other films; as
     rows are taken, no more than twice as many films as jobs are under way."""
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         pending: collections.deque[concurrent.futures.Future[Row]] = collections.deque()
-        for path in files:
-            pending.append(pool.submit(lambda path=path: score_film(classifier, str(path), path)[0]))
+        for path, left_out in files:
+            pending.append(pool.submit(_score_file, classifier, path, left_out))
             if len(pending) == 2 * jobs:
                 yield pending.popleft().result()
         yield from (row.result() for row in pending)
+
+
+def _score_file(classifier: Classifier, path: Path, left_out: str | None) -> Row:
+    if left_out is not None:
+        return fail_film(str(path), InvalidImageError(left_out))
+    return score_film(classifier, str(path), path)[0]
 
 
 def _bulk(args: argparse.Namespace) -> int:
@@ -130,60 +138,55 @@ def _bulk(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     try:
         with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):  # Ray is talkative
-            scored, earlier, failed = score_folder(args.source, args.out, args.model, args.workers)
+            result = score_folder(args.source, args.out, args.model, args.workers)
     except BulkError as error:
-        print(f"cxr: {error}", file=sys.stderr)
+        _complain(str(error))
         return 2
     except KeyboardInterrupt:
         print("cxr: stopped; the same command scores the rest", file=sys.stderr)
         return 130
     seconds = time.perf_counter() - start
+    for path, reason in result.left_out.items():
+        _complain(f"{path} was left out: received {reason}")
     print(
-        f"{scored} films in {seconds:.1f} s, {scored / seconds:.1f} films/s; {earlier} had rows already; "
-        f"{failed} failed",
+        f"{result.scored} films in {seconds:.1f} s, {result.scored / seconds:.1f} films/s; "
+        f"{result.earlier} had rows already; {result.failed} failed",
         file=sys.stderr,
     )
-    return int(failed > 0)
+    return int(result.failed > 0 or bool(result.left_out))
 
 
-def _list_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as named; in place of a folder the images in it, recursively, or itself if it has none."""
+def _complain(sentence: str) -> None:
+    print(f"cxr: {to_printable(sentence)}", file=sys.stderr)
+
+
+def _list_films(paths: Iterable[Path]) -> Iterator[tuple[Path, str | None]]:
+    """Files as named; in place of a folder the films in it, recursively, or itself if it has none.
+    Folders that were left out come with the reason."""
     for path in paths:
-        inside = []
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and _is_film(p))
-        yield from inside or [path]
-
-
-def _is_film(path: Path) -> bool:
-    """By its extension; or DICOM without one, as archives write it."""
-    if path.suffix:
-        return path.suffix.lower() in EXTENSIONS
-    try:
-        with path.open("rb") as file:
-            return is_dicom(file.read(132))
-    except OSError:
-        return False
+        found = list_files(path) if is_folder(path) else {}
+        films = {file: left_out for file, left_out in found.items() if left_out or is_film(file)}
+        yield from (films or {path: None}).items()
 
 
 def _write_rows(rows: Iterable[Row], style: str) -> Iterator[Row]:
     """Print each row as it comes, and pass it on."""
     if style == "csv":
-        writer = csv.DictWriter(sys.stdout, COLUMNS)
-        writer.writeheader()
+        writer = CsvWriter(sys.stdout)
     elif style == "table":
         print(f"{'label':10} {'probability':>11} {'screening':>11} {'ms':>8}  path")
     for row in rows:
         if style == "json":
             print(json.dumps(row), flush=True)
         elif style == "csv":
-            writer.writerow(row)
+            writer.write(row)
         elif row["error"] is not None:
-            print(f"{'failed':10} {'':>11} {'':>11} {'':>8}  {row['path']}: {row['error']}")
+            text = f"{row['path']}: {row['error']}"
+            print(f"{'failed':10} {'':>11} {'':>11} {'':>8}  {to_printable(text)}")
         else:
             print(
                 f"{row['label']:10} {row['probability']:11.3f} {row['screening'] or '':>11} "
-                f"{row['latency_ms']:8.1f}  {row['path']}"
+                f"{row['latency_ms']:8.1f}  {to_printable(row['path'])}"
             )
         yield row
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,20 +29,21 @@ COLUMNS = (
 )
 
 Row = dict[str, Any]
+_LOG = logging.getLogger("cxr")
 
 
 def score_film(classifier: Classifier, name: str, file: Path | BinaryIO) -> tuple[Row, np.ndarray | None]:
     """One film's row, ``name`` and what the model says, and its pixels, uint8 (H, W); where the file
-    cannot be scored the row has the error, and there are no pixels. ``latency_ms`` is wall time from file
-    to prediction, less the time that the film waited for others at the model."""
+    cannot be scored, whatever is raised, the row has the error, and there are no pixels. ``latency_ms``
+    is wall time from file to prediction, less the time that the film waited for others at the model."""
     row: Row = dict.fromkeys(COLUMNS) | {"path": name}
     start = time.perf_counter()
     try:
         pixels = read_image(file)
-    except InvalidImageError as error:
-        return row | {"error": str(error)}, None
-    decode_ms = (time.perf_counter() - start) * 1e3
-    prediction = classifier.predict(pixels)
+        decode_ms = (time.perf_counter() - start) * 1e3
+        prediction = classifier.predict(pixels)
+    except Exception as error:  # one film must not stop the others
+        return fail_film(name, error), None
     viral = prediction.viral_probability
     row |= {
         "label": prediction.label,
@@ -54,3 +57,15 @@ def score_film(classifier: Classifier, name: str, file: Path | BinaryIO) -> tupl
         "latency_ms": round(decode_ms + sum(prediction.latency_ms.values()), 3),
     }
     return row, pixels
+
+
+def fail_film(name: str, error: Exception) -> Row:
+    """The row of a film that could not be scored. What is not expected is logged by its type alone:
+    its text may quote a DICOM header."""
+    if isinstance(error, OSError) and error.errno:
+        error = InvalidImageError(f"a path that cannot be read ({os.strerror(error.errno)})")
+    elif not isinstance(error, InvalidImageError):
+        kind = type(error).__name__
+        _LOG.error("A film could not be scored, because of an unexpected %s.", kind)
+        error = InvalidImageError(f"a file that could not be scored, because of an unexpected {kind}")
+    return dict.fromkeys(COLUMNS) | {"path": name, "error": str(error)}

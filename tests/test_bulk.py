@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -18,11 +20,13 @@ from PIL import Image
 from pyarrow import fs
 
 import cxr.cli
-from cxr.bulk import CARD_KEY, MAX_DEATHS, SCHEMA, SOURCE_KEY, Scorer, _digest
+from cxr.bulk import MAX_DEATHS, Scorer, _digest
 from cxr.classifier import Classifier, find_model
 from cxr.cli import main
+from cxr.results import CARD_KEY, MARKER, SCHEMA, SOURCE_KEY, BulkError, hold
 from cxr.rows import COLUMNS
 from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
+from tests.test_cli import make_color_film
 
 SITE = """  # each process imports it, as sitecustomize
 import os, signal, time
@@ -132,6 +136,7 @@ def test_rows_are_those_of_predict_and_none_is_made_twice(folder, start, capfd):
     (folder / "deep" / "IM000001").write_bytes(save_dicom(make_dicom(pneumonia)))
     (folder / "deep" / "LICENSE").write_text("no film " * 50)
     (folder / "deep" / "broken.png").write_bytes((SAMPLES / "normal_1.png").read_bytes()[:999])
+    (folder / "deep" / "bad.dcm").write_bytes(make_color_film())
     (folder / "notes.txt").write_text("no film")
     (folder / os.fsdecode(b"\xff.png")).write_bytes((SAMPLES / "normal_1.png").read_bytes())
 
@@ -142,20 +147,20 @@ def test_rows_are_those_of_predict_and_none_is_made_twice(folder, start, capfd):
         del row["latency_ms"]
     status, err = finish(start())
     assert status == 1
-    assert "6 films" in err
-    assert "1 failed" in err
+    assert "7 films" in err
+    assert "2 failed" in err
     rows = read_rows()
     assert all((row.pop("latency_ms") is None) == (row["error"] is not None) for row in rows)
     assert rows == sorted(expected, key=lambda row: row["path"])
 
     (folder / "deep" / "LICENSE").unlink()
     assert main(["bulk", "films", "rows"]) == 1  # nothing to do, so Ray is not started
-    assert "6 had rows already; 1 failed" in capfd.readouterr().err
+    assert "7 had rows already; 2 failed" in capfd.readouterr().err
     (folder / "new.png").write_bytes((SAMPLES / "normal_1.png").read_bytes())
     status, err = finish(start())
     assert status == 1
     assert "1 films" in err
-    assert len(read_rows()) == 7
+    assert len(read_rows()) == 8
 
 
 def test_a_killed_worker_loses_and_doubles_no_row(folder, start):
@@ -186,6 +191,54 @@ def test_a_film_that_kills_each_worker_is_given_up(folder, start):
     assert len(victims) == 1 + MAX_DEATHS
 
 
+def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(folder, start, capfd):
+    write_films(folder, 12, {3: b"linger"})
+    first = start()
+    while "linger" not in [film for _, film in read_journal()]:
+        assert first.poll() is None
+        time.sleep(0.1)
+    assert main(["bulk", "films", "rows"]) == 2
+    err = capfd.readouterr().err
+    assert "another run writes" in err
+    assert err.count("\n") == 1
+    first.kill()
+    first.communicate()
+    assert finish(start())[0] == 0
+    assert len(read_rows()) == 12
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_folders_that_are_left_out_are_named(folder, capfd, monkeypatch, prefix):
+    write_films(folder, 2)
+    (folder / "circle\x1b").symlink_to(folder)
+    (folder / "locked").mkdir(mode=0)
+    scandir = os.scandir
+
+    def refuse(place="."):  # root may list all
+        if os.fspath(place) == str(folder / "locked"):
+            raise PermissionError(13, "Permission denied", os.fspath(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    source = f"{prefix}{folder}"
+    keys = {CARD_KEY: _digest(Classifier.load("int8").card), SOURCE_KEY: source.encode()}
+    rows = [{"path": f"{source}/film_{i:02}.png", "label": "NORMAL"} for i in range(2)]
+    Path("rows").mkdir()  # nothing is left to score, so Ray is not started
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA.with_metadata(keys)), "rows/rows.parquet")
+    assert main(["bulk", source, "rows"]) == 1
+    err = capfd.readouterr().err
+    assert f"{source}/circle\\x1b was left out: received a link to a folder" in err
+    assert (
+        f"{source}/locked was left out: received a folder that cannot be listed (Permission denied)"
+        in err
+    )
+    assert "2 had rows already; 0 failed" in err
+    for i in range(2):
+        (folder / f"film_{i:02}.png").unlink()
+    assert main(["bulk", source, "rows"]) == 2
+    assert "without a film, but for" in capfd.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def model() -> tuple:
     return find_model("int8").read_bytes(), Classifier.load("int8").card
@@ -208,6 +261,80 @@ def test_a_store_is_read_as_a_folder_is(model, folder):
     assert (row["path"], row["label"]) == (name + "film_00.png", "NORMAL")
     assert scorer.score(name + "LICENSE") == {"path": name + "LICENSE"}
     assert "No such file" in scorer.score(name + "gone.png")["error"]
+
+
+def test_whatever_is_raised_on_the_way_to_a_film_is_its_row(model, folder, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Doe^Jane")
+
+    scorer = Scorer(*model, None, str(folder), attempts=None)
+    monkeypatch.setattr(scorer, "_open", fail)
+    row = scorer.score("film.png")
+    assert tuple(row) == COLUMNS
+    assert "RuntimeError" in row["error"]
+    assert "Doe" not in row["error"]
+
+
+@pytest.fixture(params=["disk", "store"])
+def results(folder, request):
+    """A file system that locks, and one that has markers alone, each with a folder of results."""
+    (folder / "rows").mkdir()
+    if request.param == "disk":
+        return fs.LocalFileSystem(), str(folder / "rows")
+    return fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem()), "rows"
+
+
+def test_results_are_held_by_one_run_at_a_time(results):
+    with hold(*results):
+        for _ in range(2):  # a refusal leaves nothing behind
+            with pytest.raises(BulkError, match="another run writes"), hold(*results):
+                pytest.fail("two runs at once")
+    with hold(*results):
+        pass
+    with pytest.raises(KeyboardInterrupt), hold(*results):
+        raise KeyboardInterrupt
+    with hold(*results):
+        pass
+
+
+def test_runs_that_start_together_never_both_go_on(results):
+    inside, most, refused = [], [], []
+    barrier = threading.Barrier(4)
+
+    def run():
+        for _ in range(25):
+            barrier.wait()
+            try:
+                with hold(*results):
+                    inside.append(1)
+                    most.append(len(inside))
+                    time.sleep(0.001)
+                    inside.pop()
+            except BulkError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) + len(refused) == 100
+    assert {*most} <= {1}
+
+
+def test_the_marker_of_a_killed_run_is_named_with_what_to_do(folder):
+    store = fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
+    marker = folder / "rows" / f"{MARKER}1234"
+    marker.parent.mkdir()
+    marker.write_text("process 7 on ward, started yesterday")
+    with pytest.raises(BulkError) as caught, hold(store, "rows"):
+        pass
+    assert "process 7 on ward, started yesterday" in str(caught.value)
+    assert f"delete rows/{marker.name}" in str(caught.value)
+    marker.unlink()
+    with hold(store, "rows"):
+        assert len(list(marker.parent.iterdir())) == 1
+    assert list(marker.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,22 @@
 import csv
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+import cxr.rows
 from cxr import cli
+from cxr.classifier import Classifier
 from cxr.cli import main
+from cxr.files import list_files
 from cxr.rows import COLUMNS
 from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
 
@@ -80,6 +85,142 @@ def test_csv(folder, capfd):
     (row,) = csv.DictReader(io.StringIO(capfd.readouterr().out))
     assert row["label"] == "NORMAL"
     assert row["error"] == ""
+
+
+def test_csv_has_no_formula(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "=1+1;=2.png").write_bytes((SAMPLES / "normal_1.png").read_bytes())
+    assert main(["predict", "=1+1;=2.png", "--format", "csv"]) == 0
+    out = capfd.readouterr().out
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert tuple(row) == COLUMNS
+    assert row["path"] == "'=1+1;'=2.png"
+    assert not any(
+        cell.startswith("=") for cell in next(csv.reader([out.splitlines()[1]], delimiter=";"))
+    )
+
+
+def test_table_escapes_what_a_terminal_obeys(tmp_path, capfd):
+    for name in ("a\x1b[2J\u202e.png", "b\nNORMAL.png"):
+        (tmp_path / name).write_bytes((SAMPLES / "normal_1.png").read_bytes())
+    (tmp_path / "c\x9b.png").write_bytes(b"no film")
+    assert main(["predict", str(tmp_path)]) == 1
+    _, *lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+    assert "a\\x1b[2J\\u202e.png" in lines[0]
+
+
+def make_color_film() -> bytes:
+    """A DICOM file that contradicts itself: gray, with three samples a pixel."""
+    gray = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
+    color = np.repeat(gray[..., np.newaxis], 3, axis=-1).tobytes()
+    return save_dicom(make_dicom(gray, SamplesPerPixel=3, PlanarConfiguration=0, PixelData=color))
+
+
+def test_one_film_that_contradicts_itself_does_not_stop_the_others(folder, capfd):
+    (folder / "b.dcm").write_bytes(make_color_film())
+    assert main(["predict", str(folder), "--format", "json"]) == 1
+    out, err = capfd.readouterr()
+    rows = {json.loads(line)["path"]: json.loads(line) for line in out.splitlines()}
+    assert len(rows) == 4
+    assert rows[str(folder / "a.png")]["label"] == "NORMAL"
+    failed = rows[str(folder / "b.dcm")]
+    assert failed["label"] is None
+    assert failed["error"].startswith("Received ")
+    assert "Doe" not in out + err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("owner", "name"), [(cxr.rows, "read_image"), (Classifier, "predict")])
+@pytest.mark.parametrize("kind", [ValueError, MemoryError, RecursionError])
+def test_whatever_a_film_raises_is_its_row_and_logged_by_its_type(
+    folder, capfd, monkeypatch, caplog, owner, name, kind
+):
+    def fail(*_):
+        raise kind("Doe^Jane")
+
+    monkeypatch.setattr(owner, name, fail)
+    assert main(["predict", str(folder / "a.png"), "--format", "json"]) == 1
+    out, err = capfd.readouterr()
+    row = json.loads(out)
+    assert tuple(row) == COLUMNS
+    assert row["label"] is None
+    assert kind.__name__ in row["error"]
+    (record,) = [record for record in caplog.records if record.name == "cxr"]
+    assert record.levelno == logging.ERROR
+    assert kind.__name__ in record.getMessage()
+    assert record.exc_info is None
+    assert "Doe" not in out + err + caplog.text
+
+
+@pytest.fixture
+def locked(folder, monkeypatch):
+    """A folder with a film, in ``folder``, that nobody may list. Root may, so it is refused here."""
+    path = folder / "locked"
+    path.mkdir()
+    (path / "film.png").write_bytes((SAMPLES / "normal_1.png").read_bytes())
+    path.chmod(0)
+    scandir = os.scandir
+
+    def refuse(place="."):
+        if os.fspath(place) == str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    yield path
+    path.chmod(0o700)
+
+
+def test_folders_that_cannot_be_listed_are_named_and_the_rest_is_scored(folder, locked, capfd):
+    assert main(["predict", str(folder), str(locked), "--format", "json"]) == 1
+    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [row["path"] for row in rows if row["label"]] == [
+        str(folder / "a.png"),
+        str(folder / "deep" / "er" / "b.JPEG"),
+    ]
+    refused = [row["error"] for row in rows if row["path"] == str(locked)]
+    assert len(refused) == 2  # within the folder, and as it was named
+    assert all("cannot be listed (Permission denied)" in error for error in refused)
+
+
+def test_a_path_that_may_not_be_looked_up_gets_a_row(folder, capfd, monkeypatch):
+    def refuse_below(function):
+        def refuse(path, *args, **kwargs):
+            if path.is_relative_to(folder):
+                raise PermissionError(13, "Permission denied")
+            return function(path, *args, **kwargs)
+
+        return refuse
+
+    for name in ("is_dir", "open"):
+        monkeypatch.setattr(Path, name, refuse_below(getattr(Path, name)))
+    assert main(["predict", str(folder / "a.png"), "--format", "json"]) == 1
+    assert "Permission denied" in json.loads(capfd.readouterr().out)["error"]
+
+
+def test_links_to_files_are_followed_and_links_to_folders_are_named(folder, tmp_path_factory, capfd):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "film.png").write_bytes((SAMPLES / "normal_1.png").read_bytes())
+    (folder / "circle").symlink_to(folder)
+    (folder / "out").symlink_to(elsewhere)
+    (folder / "film.png").symlink_to(elsewhere / "film.png")
+    (folder / "gone.png").symlink_to(elsewhere / "gone.png")
+    assert main(["predict", str(folder), "--format", "json"]) == 1
+    rows = {row["path"]: row for row in map(json.loads, capfd.readouterr().out.splitlines())}
+    assert len(rows) == 7
+    assert rows[str(folder / "film.png")]["label"] == "NORMAL"
+    assert "No such file" in rows[str(folder / "gone.png")]["error"]
+    for name in ("circle", "out"):
+        assert "a link to a folder" in rows[str(folder / name)]["error"]
+    assert main(["predict", str(folder / "out"), "--format", "json"]) == 0  # as it was named
+
+
+def test_pipes_are_no_films(folder):
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe")
+    assert not [path for path in list_files(folder) if path.name.startswith("pipe")]
 
 
 def test_table_has_a_line_a_film(folder, capfd):

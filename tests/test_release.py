@@ -4,6 +4,7 @@ import re
 import tomllib
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -84,3 +85,49 @@ def test_what_the_image_copies_is_let_through():
         for source in line.split():
             assert (ROOT / source).exists(), source
             assert any(f"{name}/".startswith(f"{source}/") for name in admitted), source
+
+
+@pytest.mark.parametrize("limit", ["--memory 2g", "--pids-limit 512", "--cpus 2", "--read-only"])
+def test_the_container_is_started_with_the_same_limits_everywhere(limit):
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]["app"]
+    of_compose = {
+        f"--memory {compose['mem_limit']}",
+        f"--pids-limit {compose['pids_limit']}",
+        f"--cpus {compose['cpus']}",
+        *(["--read-only"] if compose["read_only"] else []),
+    }
+    command = re.search(r"^docker run (?:.*\\\n)*.*$", (ROOT / "README.md").read_text(), re.MULTILINE)[0]
+    hardened = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["image"]["env"]
+    assert limit in of_compose
+    assert limit in command
+    assert limit in hardened["HARDENED"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "compose.yaml", ".github/workflows/ci.yml"])
+def test_the_page_is_published_to_this_machine_alone(name):
+    published = re.findall(r"\S*8501:8501", re.sub(r"`-p 8501:8501`", "", (ROOT / name).read_text()))
+    assert published
+    assert all("127.0.0.1:8501:8501" in one for one in published if "/dev/tcp" not in one)
+
+
+def test_what_the_workflows_run_is_pinned():
+    """Actions by commit, images by digest: tags can be moved."""
+    found = 0
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values():
+            for step in job.get("steps", []):
+                action = step.get("uses")
+                image = step.get("with", {}).get("image")
+                assert action is None or re.search(r"@[0-9a-f]{40}$", action), action
+                assert image is None or re.search(r"@sha256:[0-9a-f]{64}$", image), image
+                assert image is not None or "setup-qemu" not in (action or ""), (
+                    "its image is a tag by default"
+                )
+                found += image is not None
+    assert found == 1
+
+
+def test_pytest_alone_runs_in_one_process():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert "-n" not in options["addopts"].split()
+    assert "pytest -n 2 --dist loadfile" in (ROOT / "Makefile").read_text()

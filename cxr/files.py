@@ -1,0 +1,62 @@
+"""The files that a folder holds, as both commands list them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from cxr.imaging import EXTENSIONS, is_dicom
+
+SUFFIXES = ("", *EXTENSIONS)  # a file without one may be DICOM
+LINKED_FOLDER = "a link to a folder, which is not followed"
+
+
+def list_files(folder: Path) -> dict[Path, str | None]:
+    """What may be films in a folder and below it, by their names, in order.
+
+    Links to files are followed. Links to folders are not: they may lead out of the folder or in circles,
+    and would give films a second name, under which they would be scored again.
+
+    Returns:
+        Paths that begin with ``folder``, and ``None``. A folder that was left out has the reason instead,
+        which completes "Received ...".
+    """
+    found: dict[Path, str | None] = {}
+
+    def note(error: OSError) -> None:
+        found[Path(error.filename)] = f"a folder that cannot be listed ({error.strerror})"
+
+    for parent, folders, names in os.walk(folder, onerror=note):
+        links = [path for name in folders if (path := Path(parent, name)).is_symlink()]
+        found |= dict.fromkeys(links, LINKED_FOLDER)
+        files = [path for name in names if (path := Path(parent, name)).suffix.lower() in SUFFIXES]
+        found |= dict.fromkeys(filter(_is_file, files))
+    return dict(sorted(found.items()))
+
+
+def is_film(path: Path) -> bool:
+    """By its extension; or DICOM without one, as archives write it. What cannot be read may be a film."""
+    if path.suffix:
+        return path.suffix.lower() in EXTENSIONS
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file.read(132))
+    except OSError:
+        return True
+
+
+def is_folder(path: Path) -> bool:
+    """Also where the path may not be looked up, which ``Path.is_dir`` raises: it is none then."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    """Not a pipe or a socket; where it cannot be known, opening the file will say why."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
