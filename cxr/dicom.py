@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import math
 import re
-import struct
-import subprocess
-import sys
-import threading
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+import zlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
-from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -27,29 +24,13 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from cxr.errors import InvalidImageError
-from cxr.pixels import check_size, scale_to_uint8, to_gray
-from cxr.structure import check_scans
+from cxr.codestreams import CODINGS, decode_frame, join_fragments
+from cxr.display import get_number, show_gray
+from cxr.errors import MAX_BYTES, InvalidImageError
+from cxr.pixels import check_size, to_gray
 
 MODALITIES = {"CR": "computed radiography", "DX": "digital radiography", "RG": "film"}
-LATERAL_VIEWS = ("LL", "RL", "LLD", "RLD", "LATERAL")
-DECODERS = {  # by transfer syntax: the plugin of pydicom, none where nothing is compressed
-    "1.2.840.10008.1.2": "",  # implicit little endian
-    "1.2.840.10008.1.2.1": "",  # explicit little endian
-    "1.2.840.10008.1.2.2": "",  # explicit big endian
-    "1.2.840.10008.1.2.5": "pydicom",  # RLE
-    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
-    "1.2.840.10008.1.2.4.51": "pillow",  # JPEG extended, of 8 bits
-    "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG lossless
-    "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG lossless, first order
-    "1.2.840.10008.1.2.4.80": "gdcm",  # JPEG-LS lossless
-    "1.2.840.10008.1.2.4.81": "gdcm",  # JPEG-LS near lossless
-    "1.2.840.10008.1.2.4.90": "pillow",  # JPEG 2000 lossless
-    "1.2.840.10008.1.2.4.91": "pillow",  # JPEG 2000
-}
-ISOLATED = "gdcm"  # see isolated_decoder.py
-ISOLATED_SECONDS = 60
-_decoders = threading.BoundedSemaphore(2)  # each may take gigabytes
+LATERAL_VIEWS = ("L", "R", "LL", "RL", "LLD", "RLD")  # and all that begins with "lat"
 ENCODINGS = {  # is implicit, is little endian: the syntax of a file that does not name it
     (True, True): ImplicitVRLittleEndian,
     (False, True): ExplicitVRLittleEndian,
@@ -62,6 +43,8 @@ TAGS = (
     "SOPClassUID",
     "Modality",
     "ViewPosition",
+    "ViewCodeSequence",
+    "CodeMeaning",
     "BurnedInAnnotation",
     "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -73,6 +56,8 @@ TAGS = (
     "BitsStored",
     "HighBit",
     "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
     "RescaleIntercept",
     "RescaleSlope",
     "RescaleType",
@@ -83,19 +68,10 @@ TAGS = (
     "VOILUTSequence",
     "LUTDescriptor",
     "LUTData",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
     "PixelData",
 )
 MAX_VALUE_BYTES = 2**18  # of a header's element; a lookup table of 16 bits takes half of it
 MAX_READS = 100_000  # of a header; a film's takes a few hundred
-JPEG_START, JPEG_SCAN = 0xD8, 0xDA
-JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF markers, JPEG-LS's last
-JPEG2000_START = b"\xff\x4f\xff\x51"  # SOC, SIZ
-
-# both would quote values, and a value may be a patient's name
-logging.getLogger("pydicom").disabled = True
-warnings.filterwarnings("ignore", module=r"pydicom\..*")
 
 
 class _BoundedReads(io.BytesIO):
@@ -128,59 +104,94 @@ def read_dicom(
     Raises:
         InvalidImageError: if it is no radiograph, too large, or cannot be decoded.
     """
-    if DeflatedExplicitVRLittleEndian.encode() in data:  # would be inflated whole, to any size
-        raise InvalidImageError("a DICOM film of transfer syntax Deflated Explicit VR Little Endian")
-    dataset = pydicom.dcmread(_BoundedReads(data), force=True, specific_tags=list(TAGS))
+    with _keep_quiet():
+        return _read(data, admit)
+
+
+def _read(data: bytes, admit: Callable[[int, int], None]) -> tuple[np.ndarray, tuple[str, ...]]:
+    dataset = pydicom.dcmread(_BoundedReads(_inflate(data)), force=True, specific_tags=list(TAGS))
     _check_lengths(dataset)
     if "TransferSyntaxUID" not in dataset.file_meta:  # cut off with the preamble
         dataset.file_meta.TransferSyntaxUID = ENCODINGS[dataset.original_encoding]
     _check_kind(dataset)
-    admit(int(dataset.Columns), int(dataset.Rows))
-    decoder = DECODERS[dataset.file_meta.TransferSyntaxUID]
-    if decoder not in ("", "pydicom"):
-        _check_codestream(dataset)
-    if decoder == ISOLATED:
-        array = _decode_isolated(data)
+    _check_samples(dataset)
+    admit(dataset.Columns, dataset.Rows)
+    coding = CODINGS.get(dataset.file_meta.TransferSyntaxUID)
+    dtype = np.dtype(f"u{dataset.BitsAllocated // 8}")
+    shape = (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel)
+    if coding is None:
+        pixels, precision = _read_plain(dataset, shape, dtype), dataset.BitsAllocated
     else:
-        array = pixel_array(dataset, decoding_plugin=decoder)
-    if array.shape[:2] != (dataset.Rows, dataset.Columns):
-        raise InvalidImageError("a DICOM film whose image contradicts its header")
-    if dataset.PhotometricInterpretation in COLOR:
-        if array.dtype != np.uint8:
-            raise InvalidImageError(f"a DICOM film in color of {dataset.BitsAllocated} bits")
-        pixels = to_gray(Image.fromarray(array))
-    else:
-        pixels = _to_display(array, dataset)
+        frame = join_fragments(dataset.PixelData)
+        del dataset.PixelData
+        pixels, precision = decode_frame(frame, coding, shape, dtype)
+    if dataset.PhotometricInterpretation in GRAY:
+        pixels = show_gray(pixels, dataset, precision)
+    elif pixels.ndim == 3:
+        pixels = _reduce_color(pixels, dataset.PhotometricInterpretation)
     notes = ()
     if dataset.get("BurnedInAnnotation") == "YES":
         notes = ("The file says that text is burned into the picture: it may name the patient.",)
     return pixels, notes
 
 
-def _decode_isolated(data: bytes) -> np.ndarray:
-    """Pixels of a frame whose decoder must not run in this process."""
-    script = Path(__file__).with_name("isolated_decoder.py")
+@contextlib.contextmanager
+def _keep_quiet() -> Iterator[None]:
+    """Neither log nor warnings of pydicom: both quote values, and a value may be a patient's name."""
+    logger = logging.getLogger("pydicom")
+    was_disabled, logger.disabled = logger.disabled, True
     try:
-        with _decoders:
-            done = subprocess.run(
-                [sys.executable, "-I", script],
-                input=data,
-                capture_output=True,
-                timeout=ISOLATED_SECONDS,
-                check=True,
-            )
-    except subprocess.TimeoutExpired as error:
-        raise InvalidImageError("a DICOM film that takes too long to decode") from error
-    except subprocess.CalledProcessError as error:
-        raise InvalidImageError("a DICOM film whose compressed image is damaged") from error
-    return np.load(io.BytesIO(done.stdout), allow_pickle=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = was_disabled
 
 
-def _to_display(array: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Stored gray values to what is meant to be seen, uint8 (H, W)."""
-    values = apply_voi_lut(apply_modality_lut(array, dataset), dataset)
-    pixels = values if values.dtype == np.uint8 else scale_to_uint8(values)
-    return 255 - pixels if dataset.PhotometricInterpretation == "MONOCHROME1" else pixels
+def _inflate(data: bytes) -> bytes:
+    """The data set of a deflated file, without what stands before it; any other file as it is."""
+    stream = _BoundedReads(data)
+    read_preamble(stream, force=True)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return data
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = inflater.decompress(stream.read(), MAX_BYTES + 1)
+    if len(inflated) > MAX_BYTES:
+        raise InvalidImageError(
+            f"a deflated DICOM file that is inflated to more than {MAX_BYTES // 2**20} MB"
+        )
+    return inflated
+
+
+def _read_plain(dataset: Dataset, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
+    """Pixels that are not compressed, (H, W) or (H, W, 3)."""
+    rows, columns, samples = shape
+    is_little, data = dataset.original_encoding[1], dataset.PixelData
+    if dtype.itemsize == 1 and not is_little and dataset["PixelData"].VR == "OW":
+        data = np.frombuffer(data, np.uint16).byteswap()  # two pixels a word, the first in its low byte
+    is_halved = dataset.PhotometricInterpretation == "YBR_FULL_422"  # two pixels share a color
+    count = math.prod(shape) * (2 if is_halved else 3) // 3 if samples == 3 else rows * columns
+    if memoryview(data).nbytes < count * dtype.itemsize:
+        raise InvalidImageError(
+            f"a damaged DICOM film: {memoryview(data).nbytes:,} bytes of pixels, where its header says "
+            f"{count * dtype.itemsize:,}"
+        )
+    pixels = np.frombuffer(data, dtype.newbyteorder("<" if is_little else ">"), count)
+    if samples == 1:
+        return pixels.astype(dtype, copy=False).reshape(rows, columns)
+    if is_halved:  # Y, Y, Cb, Cr
+        return pixels.reshape(-1, 4)[:, :2].reshape(rows, columns)
+    if get_number(dataset, "PlanarConfiguration") == 1:
+        return np.moveaxis(pixels.reshape(samples, rows, columns), 0, -1)
+    return pixels.reshape(shape)
+
+
+def _reduce_color(pixels: np.ndarray, interpretation: str) -> np.ndarray:
+    """Luma, uint8 (H, W), of uint8 (H, W, 3); of JPEG 2000, the decoder has already made RGB."""
+    if interpretation.startswith("YBR_FULL"):
+        return np.ascontiguousarray(pixels[..., 0])
+    return to_gray(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
 def _check_lengths(dataset: Dataset) -> None:
@@ -198,8 +209,8 @@ def _check_kind(dataset: Dataset) -> None:
         raise InvalidImageError(f"a DICOM file of modality {modality}, which is no radiograph")
     if "PixelData" not in dataset:
         raise InvalidImageError("a DICOM file without an image")
-    view = _clean(dataset.get("ViewPosition"))
-    if view in LATERAL_VIEWS:
+    view = _get_view(dataset)
+    if view.upper() in LATERAL_VIEWS or re.search(r"\blat", view, re.IGNORECASE):
         raise InvalidImageError(f"a lateral film (view position {view}), where a frontal one is needed")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
@@ -208,42 +219,32 @@ def _check_kind(dataset: Dataset) -> None:
     if interpretation not in GRAY + COLOR:
         raise InvalidImageError(f"a DICOM film of photometric interpretation {interpretation}")
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax not in DECODERS:
+    if syntax not in CODINGS and syntax not in ENCODINGS.values():
         raise InvalidImageError(f"a DICOM film of transfer syntax {_clean(syntax.name)}")
-    missing = [name for name in NEEDED if name not in dataset]
+    missing = [name for name in NEEDED if get_number(dataset, name) is None]
     if missing:
         raise InvalidImageError(f"a DICOM file without {', '.join(missing)}")
 
 
-def _check_codestream(dataset: Dataset) -> None:
-    """Refuse a compressed frame that would decode to another size than the header's."""
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)  # what the decoder will get
-    if frame.startswith(JPEG2000_START):
-        size = _jpeg2000_size(frame)
-    else:
-        size = _jpeg_size(frame)
-        check_scans(frame)
-    if size != (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel):
-        raise InvalidImageError("a DICOM film whose compressed image contradicts its header")
+def _check_samples(dataset: Dataset) -> None:
+    """Refuse samples of another number or depth than is decoded."""
+    interpretation, samples = dataset.PhotometricInterpretation, dataset.SamplesPerPixel
+    if samples != (1 if interpretation in GRAY else 3):
+        raise InvalidImageError(f"a DICOM film of {samples} samples per pixel in {interpretation}")
+    allocated, stored = dataset.BitsAllocated, dataset.BitsStored
+    if allocated not in (8, 16) or not 1 <= stored <= allocated:
+        raise InvalidImageError(
+            f"a damaged or unsupported DICOM film: {stored} bits stored of {allocated} allocated, "
+            "where 8 or 16 are read"
+        )
+    if samples == 3 and allocated != 8:
+        raise InvalidImageError(f"a DICOM film in color of {allocated} bits per sample, where 8 are read")
 
 
-def _jpeg_size(frame: bytes) -> tuple[int, int, int] | None:
-    """Rows, columns and components in the first frame header of a JPEG (T.81, B.2.2) or JPEG-LS."""
-    at = 2
-    if frame[:2] != bytes((0xFF, JPEG_START)):
-        return None
-    while at + 10 <= len(frame) and frame[at] == 0xFF and frame[at + 1] != JPEG_SCAN:
-        if frame[at + 1] in JPEG_FRAMES:
-            return struct.unpack(">HHB", frame[at + 5 : at + 10])
-        at += 1 if frame[at + 1] == 0xFF else 2 + struct.unpack(">H", frame[at + 2 : at + 4])[0]
-    return None
-
-
-def _jpeg2000_size(frame: bytes) -> tuple[int, int, int]:
-    """Rows, columns and components in the SIZ segment of a codestream (T.800, A.5.1)."""
-    width, height, left, top = struct.unpack(">4I", frame[8:24])
-    (components,) = struct.unpack(">H", frame[40:42])
-    return height - top, width - left, components
+def _get_view(dataset: Dataset) -> str:
+    """The view by its position or, where none is given, by the meaning of its code."""
+    codes = dataset.get("ViewCodeSequence")
+    return _clean(dataset.get("ViewPosition")) or _clean(codes[0].get("CodeMeaning") if codes else "")
 
 
 def _clean(value: object) -> str:

@@ -91,9 +91,7 @@ def scale_to_uint8(deep: np.ndarray) -> np.ndarray:
     finite = np.isfinite(deep) if deep.dtype.kind == "f" else True
     low = float(np.min(deep, where=finite, initial=sample[0]))
     high = float(np.max(deep, where=finite, initial=sample[0]))
-    inner_low, inner_high = np.percentile(sample, DEEP_PERCENTILES)
-    if inner_low < inner_high and high - low > MAX_OUTLIER_RANGE * (inner_high - inner_low):
-        low, high = inner_low, inner_high
+    low, high = choose_range(sample, low, high)
     scale = 255.0 / (high - low) if high > low else 0.0
     pixels = np.empty(deep.shape, np.uint8)
     for top in range(0, len(deep), ROWS_PER_BAND):
@@ -101,3 +99,25 @@ def scale_to_uint8(deep: np.ndarray) -> np.ndarray:
         band = np.nan_to_num(band, nan=low, posinf=high, neginf=low)
         pixels[top : top + ROWS_PER_BAND] = np.rint(np.clip((band - low) * scale, 0, 255))
     return pixels
+
+
+def choose_range(sample: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """What becomes black and what white, as ``read_image`` says.
+
+    Args:
+        sample: float64 (N,), finite values of about a million pixels.
+        low: the least value of all pixels.
+        high: the greatest.
+    """
+    inner_low, inner_high = (float(value) for value in np.percentile(sample, DEEP_PERCENTILES))
+    if inner_low < inner_high and high - low > MAX_OUTLIER_RANGE * (inner_high - inner_low):
+        return inner_low, inner_high
+    return low, high
+
+
+def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """``table[indices]``, a band of rows at a time: NumPy makes 8 bytes of every index."""
+    values = np.empty(indices.shape, table.dtype)
+    for top in range(0, len(indices), ROWS_PER_BAND):
+        values[top : top + ROWS_PER_BAND] = table[indices[top : top + ROWS_PER_BAND]]
+    return values
