@@ -23,7 +23,6 @@ SIDE = 7040  # px; 49.6 megapixels
 SIDE_2_BYTES = 5632  # px; 63 MB of 16 bits, uncompressed
 SIDE_3_BYTES = 4608  # px; 64 MB of color, uncompressed
 DEEP = {"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11}
-JPEG_LOSSLESS, JPEG_LS = 14, 16  # GDCM's numbers of transfer syntaxes
 
 
 def gradient(side: int, levels: int = 256) -> np.ndarray:
@@ -158,19 +157,19 @@ def dicom_rle(side: int) -> bytes:
 
 
 def dicom_jpeg_lossless(side: int) -> bytes:
-    return _recode(_deep_dicom(side), JPEG_LOSSLESS)
+    return _recode(_deep_dicom(side), "JPEGLosslessProcess14_1")
 
 
 def dicom_jpegls(side: int) -> bytes:
-    return _recode(_deep_dicom(side), JPEG_LS)
+    return _recode(_deep_dicom(side), "JPEGLSLossless")
 
 
 def _deep_dicom(side: int, **tags) -> Dataset:
     return make_dicom(gradient(side, 4096), BitsStored=12, HighBit=11, **tags)
 
 
-def _recode(dataset: Dataset, syntax: int) -> bytes:
-    """A film in a transfer syntax that GDCM alone can write."""
+def _recode(dataset: Dataset, syntax: str) -> bytes:
+    """A film in a transfer syntax, by GDCM's name, that GDCM alone can write."""
     import gdcm
 
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +178,7 @@ def _recode(dataset: Dataset, syntax: int) -> bytes:
         reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
         reader.SetFileName(path)
         assert reader.Read()
-        change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
         change.SetInput(reader.GetImage())
         assert change.Change()
         writer.SetFileName(path)
