@@ -69,9 +69,15 @@ def jpeg_with(segments: bytes) -> bytes:
 
 
 def jpeg_of_zeros(
-    width: int, height: int, frame: int, scans: bytes, components: int = 1, restart: int = 0
+    width: int,
+    height: int,
+    frame: int,
+    scans: bytes,
+    components: int = 1,
+    restart: int = 0,
+    symbol: int = 0,
 ) -> bytes:
-    """A JPEG with flat quantization and Huffman tables whose one code, ``0``, means zero or end of block.
+    """A JPEG with flat quantization and Huffman tables whose one code is ``0``.
 
     Args:
         width: px.
@@ -80,15 +86,28 @@ def jpeg_of_zeros(
         scans: scan headers and their data.
         components: of the picture, each sampled alike.
         restart: blocks between restart markers; 0 for none.
+        symbol: what the code of the AC table means; 0 is the end of a block.
     """
-    one_code = bytes([1] + [0] * 15) + b"\0"
+    one_code = bytes([1] + [0] * 15)
     parts = [b"\xff\xd8", jpeg_segment(0xDB, b"\0" + b"\1" * 64)]
     sampling = b"".join(bytes((i + 1, 0x11, 0)) for i in range(components))
     parts.append(jpeg_segment(frame, struct.pack(">BHHB", 8, height, width, components) + sampling))
-    parts.append(jpeg_segment(0xC4, b"\x00" + one_code + b"\x10" + one_code))
+    parts.append(jpeg_segment(0xC4, b"\x00" + one_code + b"\0\x10" + one_code + bytes([symbol])))
     if restart:
         parts.append(jpeg_segment(0xDD, struct.pack(">H", restart)))
     return b"".join([*parts, scans, b"\xff\xd9"])
+
+
+def jpeg_of_scans(side: int) -> bytes:
+    """A progressive JPEG with nearly a hundred passes over all coefficients, each of a few bytes."""
+    runs = (-(-side // 8)) ** 2 // 32_767 + 1
+    bits = ("0" + "1" * 14) * runs  # each is an end of 32,767 blocks (T.81, G.1.2.2)
+    bits += "0" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    scans = jpeg_segment(0xDA, b"\1\1\0\0\0\x01") + b"\0" * 64
+    scans += jpeg_segment(0xDA, b"\1\1\0\1\x3f\x01") + data
+    scans += (jpeg_segment(0xDA, b"\1\1\0\1\x3f\x10") + data) * 97
+    return jpeg_of_zeros(side, side, 0xC2, scans, symbol=0xE0)
 
 
 def png_chunk(kind: bytes, content: bytes = b"") -> bytes:

@@ -23,6 +23,7 @@ from tests.hostile.build import (
     codestream,
     dicom_of,
     dicom_of_pixels,
+    jpeg_of_scans,
     jpeg_of_zeros,
     jpeg_segment,
     picture,
@@ -124,10 +125,8 @@ def dicom_jpeg_lossless_restarts(side: int) -> bytes:
 
 
 def dicom_jpeg_scans(side: int) -> bytes:
-    """Progressive JPEG in a syntax of baseline JPEG, of nearly a hundred scans."""
-    first = jpeg_segment(0xDA, b"\1\1\0\0\0\x01") + b"\0" * 64
-    refining = jpeg_segment(0xDA, b"\1\1\0\0\0\x10") + b"\0" * 64
-    return dicom_of(jpeg_of_zeros(side, side, 0xC2, first + refining * 98), JPEGBaseline8Bit, side, side)
+    """Progressive JPEG in the syntax of baseline JPEG."""
+    return dicom_of(jpeg_of_scans(side), JPEGBaseline8Bit, side, side)
 
 
 def jpeg2000_blocks(side: int) -> bytes:

@@ -20,16 +20,20 @@ from tests.hostile import build
 from tests.hostile.build import Case, dicom_of, picture
 
 SIDE = 7040  # px; 49.6 megapixels
+GRAIN = 32  # of lossy films, which would smooth a finer one away
 SIDE_2_BYTES = 5632  # px; 63 MB of 16 bits, uncompressed
 SIDE_3_BYTES = 4608  # px; 64 MB of color, uncompressed
 DEEP = {"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11}
-JPEG_LOSSLESS, JPEG_LS = 14, 16  # GDCM's numbers of transfer syntaxes
 
 
-def gradient(side: int, levels: int = 256) -> np.ndarray:
-    """Brighter from corner to corner, with noise. uint8 (side, side), or uint16 for more levels."""
+def gradient(side: int, levels: int = 256, grain: int = 4) -> np.ndarray:
+    """Brighter from corner to corner, with noise of ``grain`` of 256 levels.
+
+    Returns:
+        uint8 (side, side), or uint16 for more than 256 levels.
+    """
     dtype = np.uint8 if levels <= 256 else np.uint16
-    noise = levels // 64
+    noise = levels * grain // 256
     ramp = np.linspace(0, (levels - noise) / 2 - 1, side).astype(dtype)
     pixels = np.random.default_rng(0).integers(0, noise, (side, side), dtype)
     pixels += ramp
@@ -37,33 +41,33 @@ def gradient(side: int, levels: int = 256) -> np.ndarray:
     return pixels
 
 
-def gray(side: int) -> Image.Image:
-    return Image.fromarray(gradient(side))
+def gray(side: int, grain: int = 4) -> Image.Image:
+    return Image.fromarray(gradient(side, grain=grain))
 
 
 def deep(side: int) -> Image.Image:
     return Image.fromarray(gradient(side, 4096))
 
 
-def color(side: int) -> Image.Image:
-    film = gray(side)
+def color(side: int, grain: int = 4) -> Image.Image:
+    film = gray(side, grain)
     return Image.merge("RGB", (film, film, film))
 
 
 def jpeg(side: int) -> bytes:
-    return picture("JPEG", gray(side), quality=90)
+    return picture("JPEG", gray(side, GRAIN), quality=90)
 
 
 def jpeg_progressive(side: int) -> bytes:
-    return picture("JPEG", gray(side), quality=90, progressive=True)
+    return picture("JPEG", gray(side, GRAIN), quality=90, progressive=True)
 
 
 def jpeg_color(side: int) -> bytes:
-    return picture("JPEG", color(side), quality=90)
+    return picture("JPEG", color(side, GRAIN), quality=90)
 
 
 def jpeg_color_progressive(side: int) -> bytes:
-    return picture("JPEG", color(side), quality=90, progressive=True)
+    return picture("JPEG", color(side, GRAIN), quality=90, progressive=True)
 
 
 def png(side: int) -> bytes:
@@ -87,7 +91,7 @@ def bmp_color(side: int) -> bytes:
 
 
 def webp(side: int) -> bytes:
-    return picture("WEBP", gray(side), quality=80, method=0)
+    return picture("WEBP", gray(side, GRAIN), quality=80, method=0)
 
 
 def tiff(side: int) -> bytes:
@@ -107,7 +111,7 @@ def tiff_16_deflate(side: int) -> bytes:
 
 
 def tiff_color_jpeg(side: int) -> bytes:
-    return picture("TIFF", color(side), compression="jpeg")
+    return picture("TIFF", color(side, GRAIN), compression="jpeg")
 
 
 def tiff_16_tiled(side: int) -> bytes:
@@ -158,19 +162,19 @@ def dicom_rle(side: int) -> bytes:
 
 
 def dicom_jpeg_lossless(side: int) -> bytes:
-    return _recode(_deep_dicom(side), JPEG_LOSSLESS)
+    return _recode(_deep_dicom(side), "JPEGLosslessProcess14_1")
 
 
 def dicom_jpegls(side: int) -> bytes:
-    return _recode(_deep_dicom(side), JPEG_LS)
+    return _recode(_deep_dicom(side), "JPEGLSLossless")
 
 
 def _deep_dicom(side: int, **tags) -> Dataset:
     return make_dicom(gradient(side, 4096), BitsStored=12, HighBit=11, **tags)
 
 
-def _recode(dataset: Dataset, syntax: int) -> bytes:
-    """A film in a transfer syntax that GDCM alone can write."""
+def _recode(dataset: Dataset, syntax: str) -> bytes:
+    """A film in a transfer syntax, by GDCM's name, that GDCM alone can write."""
     import gdcm
 
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +183,7 @@ def _recode(dataset: Dataset, syntax: int) -> bytes:
         reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
         reader.SetFileName(path)
         assert reader.Read()
-        change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
         change.SetInput(reader.GetImage())
         assert change.Change()
         writer.SetFileName(path)

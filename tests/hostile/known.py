@@ -28,7 +28,7 @@ from tests.hostile.build import (
     zeros,
 )
 
-SPARE = 16_384  # bytes that a file's other parts may take
+SPARE = 2**16  # bytes that a file's other parts may take
 
 
 def jpeg2000_precincts(side: int) -> bytes:
