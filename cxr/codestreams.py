@@ -62,7 +62,7 @@ def decode_frame(
         dtype: what the header says of a sample; RLE alone has no header of its own.
 
     Returns:
-        uint8 or uint16 (H, W) or (H, W, 3), signed samples with their bits as they are, color of lossy
+        uint8 or uint16 (H, W) or (H, W, 3), signed samples as their bits, color of lossy
         JPEG already reduced to luma; and bits per sample.
 
     Raises:
@@ -88,7 +88,10 @@ def decode_frame(
         pixels = imagecodecs.jpeg8_decode(frame, outcolorspace="GRAYSCALE")
     if pixels.dtype.itemsize > 2 or pixels.shape not in (shape, shape[:2]):
         raise InvalidImageError("a DICOM film whose compressed image contradicts its header")
-    return pixels.view(f"u{pixels.dtype.itemsize}"), precision
+    words = pixels.view(f"u{pixels.dtype.itemsize}")
+    if pixels.dtype.kind == "i":  # JPEG 2000 alone; the header may say unsigned
+        words &= (1 << precision) - 1
+    return words, precision
 
 
 def _decode_rle(frame: bytes, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:

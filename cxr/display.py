@@ -66,8 +66,10 @@ def get_number(dataset: Dataset, name: str) -> float | None:
 
 def _read_samples(words: np.ndarray, dataset: Dataset, precision: int) -> np.ndarray:
     """What each word means: uint8, or int32 where a sample is signed or has not 8 bits."""
-    bits, top = min(dataset.BitsStored, precision), int(get_number(dataset, "HighBit") or 0) + 1
+    bits, top = dataset.BitsStored, int(get_number(dataset, "HighBit") or 0) + 1
     shift = top - bits if bits <= top <= precision else 0  # a codestream may hold its bits lower
+    if dataset.PixelRepresentation == 1:
+        bits = min(bits, precision)  # where the sign is; unsigned samples may exceed what a JPEG says
     samples = words.astype(np.int32) >> shift & (1 << bits) - 1
     if dataset.PixelRepresentation == 1:
         return samples - (samples >> (bits - 1) << bits)

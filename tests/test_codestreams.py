@@ -153,7 +153,23 @@ def test_a_header_of_a_higher_bit_than_the_codestream_has():
     assert np.abs(pixels - SPREAD).max() <= 1
 
 
-def test_a_jpeg_2000_of_other_signedness_than_its_header():
+def test_a_jpeg_of_more_bits_than_it_says():
+    film = DEEP * 16
+    frame = imagecodecs.jpeg8_encode(film, lossless=True, predictor=1, bitspersample=12)
+    assert frame[frame.index(b"\xff\xc3") + 4] == 12
+    assert np.abs(read(compress(frame, JPEGLosslessSV1, film)) - SPREAD).max() <= 1
+
+
+def test_an_unsigned_film_in_a_signed_jpeg_2000():
+    signed = (DEEP.astype(np.int16) ^ 0x800) - 0x800
+    frame = imagecodecs.jpeg2k_encode(
+        signed, codecformat="j2k", reversible=True, bitspersample=12, level=0
+    )
+    dataset = compress(frame, JPEG2000Lossless, DEEP, BitsStored=12, HighBit=11)
+    assert np.abs(read(dataset) - SPREAD).max() <= 1
+
+
+def test_a_signed_film_in_an_unsigned_jpeg_2000():
     frame = imagecodecs.jpeg2k_encode(DEEP, codecformat="j2k", reversible=True, bitspersample=12, level=0)
     tags = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1}
     signed = (DEEP.astype(np.int16) ^ 0x800) - 0x800
