@@ -23,7 +23,7 @@ INPUT = "image"
 OUTPUTS = ("logit", "cause", "evidence", "embedding")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays cannot be compared with ==, nor hashed
 class Prediction:
     """What the model says of one film.
 

@@ -6,11 +6,100 @@ import dataclasses
 import json
 import os
 import re
+import reprlib
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import msgspec
 
 from cxr.errors import InvalidModelError
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Chance = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+WORDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "str": "a string",
+    "array": "a list",
+    "object": "an object",
+    "object | null": "an object or null",
+}
+
+
+class Interval(TypedDict):
+    """A figure and its 95 % interval."""
+
+    value: Share
+    low: Share
+    high: Share
+
+
+class Metrics(TypedDict):
+    """What was measured on a set of films. ``brier`` and ``ece`` count every film once; in the balanced
+    ones both classes have the same weight, as the probability assumes."""
+
+    films: Count
+    pneumonia: Count
+    auroc: Interval
+    accuracy: Interval
+    sensitivity: Interval
+    specificity: Interval
+    precision: Interval
+    f1: Interval
+    brier: Interval
+    ece: Interval
+    balanced_brier: Interval
+    balanced_ece: Interval
+    certain: Interval
+    certain_accuracy: Interval
+    cause_auroc: NotRequired[Interval]
+    unfamiliar: NotRequired[Interval]
+    refused: NotRequired[Interval]
+
+
+class Splits(TypedDict):
+    """Metrics by set of films."""
+
+    validation: Metrics
+    stress: Metrics
+    test: Metrics
+    elsewhere: NotRequired[Metrics]  # films of another hospital; provenance has their name
+
+
+class OperatingPoints(TypedDict):
+    """Three lists of the same length."""
+
+    threshold: list[Share]
+    sensitivity: list[Share]
+    specificity: list[Share]
+
+
+class MeasuredPoints(TypedDict):
+    """Operating points by set of films."""
+
+    validation: OperatingPoints
+    test: OperatingPoints
+
+
+class Cause(TypedDict):
+    """The calibration of virus against bacteria."""
+
+    temperature: Positive
+    offset: float
+
+
+class NoveltyStatistics(TypedDict):
+    """Of ``cxr.novelty``: limits, and arrays in base64."""
+
+    usual: Positive
+    unfamiliar: Positive
+    refused: Positive
+    mean: str
+    scales: str
+    components: str
+    template: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,23 +112,23 @@ class ModelCard:
     """
 
     name: str
-    version: str  # of the model, major.minor.patch
-    variant: str  # int8 or float32
+    version: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+\.\d+$")]  # of the model, major.minor.patch
+    variant: Annotated[str, msgspec.Meta(pattern="^(int8|float32)$")]
     labels: tuple[str, str]  # below and at or above the threshold
-    input_size: int  # px
-    temperature: float  # > 0
+    input_size: Annotated[int, msgspec.Meta(ge=32, le=1024, multiple_of=32)]  # px
+    temperature: Positive
     offset: float  # log-odds
-    prevalence: float  # share of PNEUMONIA that the probability assumes
-    threshold: float  # probability
-    uncertain: tuple[float, float]  # probabilities, lowest and highest of the band
-    cause: dict[str, float] | None  # temperature and offset of the cause; null where it is not given
-    evidence_scale: float  # log-odds a cell that draws at full color
-    metrics: dict[str, dict[str, Any]]  # split -> metric -> value, low, high (95 % interval); films
-    operating_points: dict[str, dict[str, list[float]]]  # split -> threshold, sensitivity, specificity
-    novelty: dict[str, Any] | None  # of cxr.novelty; null where films are not screened
+    prevalence: Chance  # share of PNEUMONIA that the probability assumes
+    threshold: Chance  # probability
+    uncertain: tuple[Share, Share]  # probabilities, lowest and highest of the band
+    cause: Cause | None  # null where the cause is not given
+    evidence_scale: Positive  # log-odds a cell that draws at full color
+    metrics: Splits
+    operating_points: MeasuredPoints
+    novelty: NoveltyStatistics | None  # null where films are not screened
     provenance: dict[str, Any]  # data and its digest, weights, training, its commit, export, packages
-    sha256: str  # of the .tflite
-    size_bytes: int
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # of the .tflite
+    size_bytes: Count
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ModelCard:
@@ -51,24 +140,29 @@ class ModelCard:
         """
         path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = msgspec.json.decode(path.read_bytes())
         except OSError as error:
             raise InvalidModelError(
                 f"Received a model without a readable card {path.name} ({error.strerror}); accepted "
                 "is a .tflite file with its .json beside it."
             ) from error
-        except ValueError as error:
-            raise InvalidModelError(f"Received a card {path.name} that is no JSON: {error}") from error
+        except (msgspec.DecodeError, RecursionError) as error:
+            reason = str(error).partition(" - at ")[0]
+            raise InvalidModelError(f"Received a card {path.name} that is no JSON: {reason}.") from error
         expected = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or set(values) != expected:
             got = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise InvalidModelError(
                 f"Received a card {path.name} with {got}; accepted are exactly {sorted(expected)}."
             )
-        problem = _find_problem(values)
-        if problem:
+        try:
+            card = msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            problem = _describe(str(error), values)
+            raise InvalidModelError(f"Received a card {path.name} whose {problem}.") from error
+        if problem := _find_contradiction(card):
             raise InvalidModelError(f"Received a card {path.name} whose {problem}.")
-        return cls(**values | {name: tuple(values[name]) for name in ("labels", "uncertain")})
+        return card
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the card as indented JSON."""
@@ -76,55 +170,30 @@ class ModelCard:
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 
-def _find_problem(card: dict[str, Any]) -> str | None:
-    """What is wrong with a card's values, for the sentence that begins "whose"."""
+def _describe(problem: str, values: Any) -> str:
+    """What msgspec found, for the sentence that begins "whose": field, what was received and accepted."""
+    problem, _, path = problem.rstrip("`").partition(" - at `$.")
+    for key in re.findall(r"\w+", path):
+        values = values[int(key) if isinstance(values, list) else key]
+    if missing := re.search(r"missing required field `(\w+)`", problem):
+        return f"{path} has no {missing[1]}; accepted is one that has it"
+    accepted = re.sub(r"`([^`]+)`", lambda m: WORDS.get(m[1], m[1]), problem.removeprefix("Expected "))
+    return f"{path} is {reprlib.repr(values)}; accepted is {accepted.partition(', got')[0]}"
 
-    def is_number(value: Any) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
 
-    def is_text(value: Any) -> bool:
-        return isinstance(value, str)
-
-    labels, uncertain, cause = card["labels"], card["uncertain"], card["cause"]
-    rules = {
-        "version": (
-            "a string like 1.0.0",
-            is_text(card["version"]) and re.fullmatch(r"\d+\.\d+\.\d+", card["version"]) is not None,
-        ),
-        "labels": ("two strings", isinstance(labels, list) and [*map(is_text, labels)] == [True] * 2),
-        "input_size": (
-            "a multiple of 32",
-            isinstance(card["input_size"], int) and card["input_size"] in range(32, 1025, 32),
-        ),
-        "temperature": ("above 0", is_number(card["temperature"]) and card["temperature"] > 0),
-        "offset": ("a number", is_number(card["offset"])),
-        "prevalence": ("in 0..1", is_number(card["prevalence"]) and 0 < card["prevalence"] < 1),
-        "threshold": ("in 0..1", is_number(card["threshold"]) and 0 < card["threshold"] < 1),
-        "uncertain": (
-            "two probabilities, the lower first",
-            isinstance(uncertain, list)
-            and [*map(is_number, uncertain)] == [True] * 2
-            and 0 <= uncertain[0] <= uncertain[1] <= 1,
-        ),
-        "cause": (
-            "null, or a temperature above 0 and an offset",
-            cause is None
-            or (
-                isinstance(cause, dict)
-                and set(cause) == {"temperature", "offset"}
-                and all(map(is_number, cause.values()))
-                and cause["temperature"] > 0
-            ),
-        ),
-        "evidence_scale": ("above 0", is_number(card["evidence_scale"]) and card["evidence_scale"] > 0),
-        "metrics": ("an object", isinstance(card["metrics"], dict)),
-        "operating_points": ("an object", isinstance(card["operating_points"], dict)),
-        "novelty": ("null or an object", isinstance(card["novelty"], (dict, NoneType))),
-        "provenance": ("an object", isinstance(card["provenance"], dict)),
-        "sha256": ("a string", is_text(card["sha256"])),
-        "size_bytes": ("a number", is_number(card["size_bytes"])),
-    }
-    for field, (accepted, holds) in rules.items():
-        if not holds:
-            return f"{field} is {card[field]!r}; accepted is {accepted}"
+def _find_contradiction(card: ModelCard) -> str | None:
+    """What does not fit together in a card, for the sentence that begins "whose"."""
+    low, high = card.uncertain
+    if low > high:
+        return f"uncertain is {[low, high]}; accepted is two probabilities, the lower first"
+    for split, points in card.operating_points.items():
+        lengths = {name: len(values) for name, values in points.items()}
+        if len(set(lengths.values())) > 1:
+            return f"operating_points.{split} has lists of {lengths}; accepted are lists of one length"
+    for split, metrics in card.metrics.items():
+        for name, m in metrics.items():
+            if isinstance(m, dict) and not m["low"] <= m["value"] <= m["high"]:
+                return f"metrics.{split}.{name} is {m}; accepted is a value between low and high"
+    if "elsewhere" in card.metrics and not isinstance(card.provenance.get("elsewhere"), str):
+        return "metrics have elsewhere without its name; accepted is a string in provenance.elsewhere"
     return None

@@ -121,6 +121,8 @@ class NoveltyModel:
             scales = _decode(card["scales"], np.float32)
             basis = _decode(card["components"], np.int8).reshape(len(scales), len(mean))
             template = _decode(card["template"], np.float32)
+            if not all(np.isfinite(array).all() for array in (mean, scales, template)):
+                raise ValueError("mean, scales or template with NaN or infinity")
             limits = {name: float(card[name]) for name in ("usual", "unfamiliar", "refused")}
             if not 0 < limits["unfamiliar"] < limits["refused"] or not limits["usual"] > 0:
                 raise ValueError(f"limits {limits}")

@@ -27,6 +27,7 @@ from cxr.classifier import Classifier
 from cxr.latency import measure_latency
 from export.convert import save_with_signature, to_tflite
 from export.fake_quantization import FILMS, measure_activation_ranges
+from export.measure import score
 from export.prune import prune
 from export.quantize import (
     FLOAT_LAYERS,
@@ -37,7 +38,7 @@ from export.quantize import (
     quantize,
     sample_activations,
 )
-from export.validate import blank_card, score
+from export.validate import blank_card
 from training.config import TrainConfig
 from training.evaluate import THRESHOLD, Calibration, calibrate
 from training.explanation import map_correlation

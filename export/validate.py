@@ -1,37 +1,29 @@
-"""Measure exported models through the runtime that will serve them; fill in their cards."""
+"""Calibrate exported models, fill in their cards, and refuse what is not good enough."""
 
 from __future__ import annotations
 
 import dataclasses
 import gzip
 import hashlib
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cxr.classifier import Classifier
-from cxr.imaging import read_image
 from cxr.latency import measure_latency
 from cxr.model_card import ModelCard
 from cxr.novelty import NoveltyModel
-from training.dataset import LABELS, Films, list_labelled
-from training.evaluate import (
-    THRESHOLD,
-    Calibration,
-    auroc_with_interval,
-    calibrate,
-    fit_calibration,
-    share_with_interval,
-)
+from export.measure import measure_splits, score, score_splits
+from training.dataset import LABELS, Films
+from training.evaluate import THRESHOLD, Calibration, calibrate, fit_calibration
 from training.explanation import map_correlation
 from training.validation import Validation
 
 VERSION = "1.0.0"  # of the shipped models: raise it with every export that changes them
 MAX_AUROC_LOSS = 0.01
 PREVALENCE = 0.5  # fit_calibration weights both classes alike
-MIN_CAUSE_AUROC = 0.85  # on the test split: a cause told apart worse than that is not given to users
+MIN_CAUSE_AUROC = 0.75  # halfway between guessing and certainty; see gate_cause
 EVIDENCE_PERCENTILE = 95.0  # of the cells of validation PNEUMONIA films: drawn at full color
 TABLE_START, TABLE_END = "<!-- table: start -->", "<!-- table: end -->"
 
@@ -102,46 +94,23 @@ def measure_model(
         variant: float32 or int8.
         provenance: how it was made, for the card.
         validation: what calibration and evidence scale come from.
-        test: what is reported. It decides nothing but whether the cause is good enough to be shown.
+        test: what is reported. It decides nothing.
         elsewhere: a folder of labelled films of another hospital, likewise.
         train: what novelty is learned from; without it films are not screened.
     """
     card = blank_card(model, variant, validation.films.images.shape[1], provenance)
     classifier = Classifier(model, card, num_threads=1)
-    plain, stressed, tested = (
-        score(classifier, images[..., 0])
-        for images in (validation.films.images, validation.stressed, test.images)
-    )
+    scored = score_splits(classifier, validation, test, elsewhere)
+    plain, stressed, tested = (scored[name].scores for name in ("validation", "stress", "test"))
     labels = validation.films.labels
     calibration = Calibration.fit(plain.logits, stressed.logits, labels)
-    metrics = {
-        "validation": _measure(calibration, plain, validation.films),
-        "stress": _measure(calibration, stressed, validation.films),
-        "test": _measure(calibration, tested, test),
-    }
-    screened = {
-        "validation": (plain, validation.films.patients),
-        "test": (tested, test.patients),
-    }
-    if elsewhere:
-        listed = list_labelled(elsewhere, "test")
-        foreign = score(classifier, (read_image(path) for path, _, _ in listed))
-        others, patients = np.array([label for _, label, _ in listed]), [name for _, _, name in listed]
-        metrics["elsewhere"] = {
-            "films": len(listed),
-            "pneumonia": int(others.sum()),
-            **calibration.measure(others, foreign.logits, patients),
-        }
-        screened["elsewhere"] = foreign, patients
     novelty = None
     if train:
         seen = score(classifier, train.images[..., 0])
         novelty = NoveltyModel.fit(seen.embeddings, train.images, plain.embeddings)
-        for split, (scores, patients) in screened.items():
-            metrics[split] |= _screen(novelty, scores.embeddings, patients)
     sick = labels == 1
     temperature, offset = fit_calibration(plain.causes[sick], validation.films.series[sick] == "virus")
-    scale = max(float(np.percentile(plain.evidence[labels == 1], EVIDENCE_PERCENTILE)), 1e-3)
+    scale = max(float(np.percentile(plain.evidence[sick], EVIDENCE_PERCENTILE)), 1e-3)
     card = dataclasses.replace(
         card,
         temperature=calibration.temperature,
@@ -149,7 +118,7 @@ def measure_model(
         uncertain=calibration.uncertain,
         cause={"temperature": temperature, "offset": offset},
         evidence_scale=scale,
-        metrics=metrics,
+        metrics=measure_splits(scored, calibration, novelty),
         operating_points={
             "validation": calibration.operating_points(labels, plain.logits),
             "test": calibration.operating_points(test.labels, tested.logits),
@@ -160,8 +129,14 @@ def measure_model(
 
 
 def gate_cause(reports: dict[str, Report]) -> dict[str, Report]:
-    """The reports as they are where every model tells the cause well enough, else without it."""
-    if all(r.card.metrics["test"]["cause_auroc"]["value"] >= MIN_CAUSE_AUROC for r in reports.values()):
+    """The reports as they are where every model tells the cause well enough, else without it.
+
+    Well enough is an AUROC on the validation patients of which even the lower end of the 95 % interval
+    reaches ``MIN_CAUSE_AUROC``. The bar is lower than one for the verdict would be: the cause is a second
+    answer, shown with its own AUROC.
+    """
+    aurocs = [report.card.metrics["validation"]["cause_auroc"] for report in reports.values()]
+    if all(auroc["low"] >= MIN_CAUSE_AUROC for auroc in aurocs):
         return reports
     return {
         name: dataclasses.replace(report, card=dataclasses.replace(report.card, cause=None))
@@ -232,45 +207,3 @@ def write_models(out: Path, reports: dict[str, Report], table: str) -> None:
         path.write_bytes(reports[variant].model)
         reports[variant].card.save(path.with_suffix(".json"))
     readme.write_text(f"{before}{TABLE_START}\n{table}\n{TABLE_END}{after}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """Logits and causes float64 (N,), evidence float32 (N, h, w), embeddings float32 (N, E)."""
-
-    logits: np.ndarray
-    causes: np.ndarray
-    evidence: np.ndarray
-    embeddings: np.ndarray
-
-
-def score(classifier: Classifier, films: Iterable[np.ndarray]) -> Scores:
-    """Films, uint8 (H, W) each, one by one as users run them."""
-    predictions = [classifier.predict(film) for film in films]
-    return Scores(
-        np.array([p.logit for p in predictions]),
-        np.array([p.cause for p in predictions]),
-        np.stack([p.evidence for p in predictions]),
-        np.stack([p.embedding for p in predictions]),
-    )
-
-
-def _measure(calibration: Calibration, scores: Scores, films: Films) -> dict[str, Any]:
-    """Metrics of a split of the data set, the cause's AUROC among them."""
-    sick = films.labels == 1
-    viral, patients = films.series[sick] == "virus", np.array(films.patients)
-    return {
-        "films": len(films.labels),
-        "pneumonia": int(sick.sum()),
-        **calibration.measure(films.labels, scores.logits, films.patients),
-        "cause_auroc": auroc_with_interval(viral, scores.causes[sick], patients[sick]),
-    }
-
-
-def _screen(novelty: NoveltyModel, embeddings: np.ndarray, patients: Sequence[str]) -> dict[str, Any]:
-    """Share of the films that are unfamiliar or refused, and that are refused."""
-    scores = np.array([novelty.score(embedding) for embedding in embeddings])
-    return {
-        "unfamiliar": share_with_interval(scores > novelty.unfamiliar, patients),
-        "refused": share_with_interval(scores > novelty.refused, patients),
-    }

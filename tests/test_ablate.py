@@ -14,6 +14,7 @@ from training.ablate import (
     format_table,
     format_thresholds,
     make_folds,
+    run_probe,
     study,
     summarize,
 )
@@ -90,6 +91,26 @@ def test_a_study_keeps_its_runs_and_prints_its_tables(config, tmp_path, monkeypa
     assert ", sd " in table[3]
     with pytest.raises(ValueError, match="another configuration"):
         study(tmp_path, dataclasses.replace(config, dropout=0.5), ["base"], list(SERIES_FOLDS), None, 2)
-    thresholds = format_thresholds(tmp_path)
-    assert "| logit 0 |" in thresholds
-    assert "| balanced Platt, plain and stressed |" in thresholds
+    rows = [line.strip("|").split("|") for line in format_thresholds(tmp_path).splitlines()[2:]]
+    thresholds = {row[0].strip(): [float(cell) for cell in row[1:]] for row in rows}
+    assert len(thresholds) == 8
+    found = []
+    for kept in (np.load(path) for path in files if path.name.startswith("base")):
+        for kind in ("held_out", "held_out_stressed"):
+            called, sick = kept[kind] >= 0, kept["held_out_labels"] == 1
+            found.append((called[sick].mean(), (~called[~sick]).mean()))
+    sensitivity, specificity = np.mean(found, axis=0)
+    expected = [sensitivity, specificity, (sensitivity + specificity) / 2, np.mean(found, axis=1).min()]
+    assert thresholds["logit 0"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_probe_with_trained_norms_has_the_statistics_of_its_weights(config):
+    """An average that hardly moves leaves the statistics where they began; the last ones have moved."""
+    (fold,) = (fold for fold in make_folds(config.data, config) if fold.name == "patients")
+    moved = {}
+    for steps in (1, 1_000_000):
+        model = run_probe(fold, dataclasses.replace(config, freeze_norms=False, average_steps=steps), 4)
+        norms = [layer for layer in model.layers if layer.name.startswith("bn")]
+        moved[steps] = max(np.abs(norm.moving_mean.numpy()).max() for norm in norms)
+    assert moved[1] > 1e-2
+    assert moved[1_000_000] < 1e-4

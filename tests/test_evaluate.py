@@ -11,6 +11,7 @@ from training.evaluate import (
     fit_calibration,
     metrics_with_intervals,
     reliability,
+    share_with_interval,
 )
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
@@ -27,8 +28,14 @@ def test_metrics_by_hand():
         "specificity": 0.75,
         "precision": pytest.approx(5 / 6),
         "f1": pytest.approx(5 / 6),
-        "brier": pytest.approx(0.5 * np.mean(SCORES[:4] ** 2) + 0.5 * np.mean((1 - SCORES[4:]) ** 2)),
-        "ece": pytest.approx((0.1 + 0.2 + 0.3 + 0.7) / 8 + (0.6 + 0.4 + 2 * 0.2 + 2 * 0.075) / 12),
+        "brier": pytest.approx((np.sum(SCORES[:4] ** 2) + np.sum((1 - SCORES[4:]) ** 2)) / 10),
+        "ece": pytest.approx((0.1 + 0.2 + 0.3 + 0.7 + 0.6 + 0.4 + 2 * 0.2 + 2 * 0.075) / 10),
+        "balanced_brier": pytest.approx(
+            0.5 * np.mean(SCORES[:4] ** 2) + 0.5 * np.mean((1 - SCORES[4:]) ** 2)
+        ),
+        "balanced_ece": pytest.approx(
+            (0.1 + 0.2 + 0.3 + 0.7) / 8 + (0.6 + 0.4 + 2 * 0.2 + 2 * 0.075) / 12
+        ),
         "certain": 0.8,
         "certain_accuracy": pytest.approx(7 / 8),
     }
@@ -65,6 +72,24 @@ def test_perfect_scores_do_not_get_a_point_interval():
     assert twins["specificity"]["low"] == pytest.approx(0.025 ** (1 / 2))
 
 
+@pytest.mark.parametrize("films_each", [1, 3])
+def test_shares_of_none_and_all_get_an_exact_interval_by_patients(films_each):
+    patients = np.arange(20).repeat(films_each).astype(str)
+    bound = 1 - 0.025 ** (1 / 20)  # Clopper and Pearson's for none of 20
+    none = share_with_interval(np.zeros(len(patients), bool), patients)
+    assert none == {"value": 0.0, "low": 0.0, "high": pytest.approx(bound)}
+    every = share_with_interval(np.ones(len(patients), bool), patients)
+    assert every == {"value": 1.0, "low": pytest.approx(1 - bound), "high": 1.0}
+    some = share_with_interval(np.arange(len(patients)) % 2 == 0, patients)
+    assert 0 < some["low"] < some["value"] < some["high"] < 1
+
+
+def test_a_share_of_no_film_says_nothing():
+    metrics = metrics_with_intervals(LABELS, np.full(10, 0.4), 0.5, BAND, list("abcdefghij"))
+    assert metrics["precision"] == {"value": 0.0, "low": 0.0, "high": pytest.approx(0.975)}
+    assert metrics["certain"]["high"] == pytest.approx(1 - 0.025 ** (1 / 10))
+
+
 def test_calibration_recovers_temperature_offset_and_ignores_prevalence():
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 3, 200_000)
@@ -91,6 +116,10 @@ def test_reliability_weighs_both_classes_alike():
     assert share.sum() == pytest.approx(1.0)
     assert share @ observed == pytest.approx(0.5)
     assert share @ expected == pytest.approx((SCORES[:4].mean() + SCORES[4:].mean()) / 2)
+    counts, expected, observed, share = reliability(LABELS, SCORES, balanced=False)
+    assert share == pytest.approx(counts / len(LABELS))
+    assert share @ observed == pytest.approx(0.6)
+    assert share @ expected == pytest.approx(SCORES.mean())
 
 
 def test_calibration_lowers_its_error():
@@ -100,9 +129,10 @@ def test_calibration_lowers_its_error():
     before = compute_metrics(labels, calibrate(logits, 1.0, 0.0), 0.5, BAND)
     fitted = Calibration.fit(logits, logits, labels)
     after = compute_metrics(labels, calibrate(logits, fitted.temperature, fitted.offset), 0.5, BAND)
-    assert before["ece"] > 0.1
-    assert after["ece"] < 0.03
-    assert after["brier"] < before["brier"]
+    for kind in ("", "balanced_"):
+        assert before[f"{kind}ece"] > 0.1
+        assert after[f"{kind}ece"] < 0.03
+        assert after[f"{kind}brier"] < before[f"{kind}brier"]
     assert after["auroc"] == pytest.approx(before["auroc"])
 
 

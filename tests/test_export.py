@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 
 import training  # noqa: F401  before tensorflow
-from cxr import Classifier, preprocess
+from cxr import Classifier, ModelCard, preprocess
 from export.__main__ import ExportConfig, export, main
 from export.convert import build_export_model, to_tflite
 from export.fake_quantization import fake_quantize, measure_activation_ranges
+from export.measure import measure_again
 from export.prune import is_pruned, prune
-from export.quantize import choose_calibration_films
+from export.quantize import choose_calibration_films, quantize
 from export.study import (
     Study,
     compare_formats,
@@ -189,15 +190,30 @@ def test_a_lossy_int8_model_is_refused_with_the_figures():
         check_loss(0.99, float("nan"))
 
 
-def test_a_refused_export_writes_nothing_and_exits_with_1(run, tmp_path, monkeypatch, capsys):
-    def refuse(*_):
-        raise QuantizationError("int8 lost too much")
-
-    monkeypatch.setattr("export.__main__.export", refuse)
+def test_a_worse_int8_model_is_refused_and_nothing_is_written(run, model, tmp_path, monkeypatch, capsys):
+    """The head is the difference of the classes' mean embeddings, so that float32 separates them; the
+    int8 model comes from a network with the opposite head."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    config = TrainConfig(**json.loads((folder / "config.json").read_text()))
+    films = load_validation(config).films
+    embed = tf_keras.Model(model.input, model.get_layer("pooled").output)
+    embeddings = embed.predict(films.images.astype(np.float32), verbose=0)
+    means = [embeddings[films.labels == label].mean(axis=0) for label in (0, 1)]
+    kernel = (means[1] - means[0])[:, None] / np.linalg.norm(means[1] - means[0])
+    good, bad = model_copy(model), model_copy(model)
+    good.get_layer("logit").set_weights([kernel, np.zeros(1)])
+    bad.get_layer("logit").set_weights([-kernel, np.zeros(1)])
+    good.save_weights(folder / "best_weights.h5")
+    monkeypatch.setattr("export.__main__.quantize", lambda _, films: quantize(to_tflite(bad), films))
     out = tmp_path / "models"
-    monkeypatch.setattr("sys.argv", ["export", "--run", str(run), "--out", str(out)])
+    arguments = ["export", "--run", str(folder), "--out", str(out), "--sparsity", "0"]
+    monkeypatch.setattr("sys.argv", arguments)
     assert main() == 1
-    assert "int8 lost too much" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    int8, float32 = (float(v) for v in re.search(r"AUROC of (\S+), float32 (\S+):", message).groups())
+    assert int8 < 0.5 < float32
+    assert "0.01 is accepted. Nothing written." in message
     assert not out.exists()
 
 
@@ -224,14 +240,45 @@ def test_a_cause_told_badly_by_one_model_is_given_by_none(exported):
             card=dataclasses.replace(
                 report.card,
                 cause={"temperature": 1.0, "offset": 0.0},
-                metrics={"test": {"cause_auroc": {"value": value}}},
+                metrics={
+                    "validation": {"cause_auroc": {"value": 0.83, "low": low, "high": 0.9}},
+                    "test": {"cause_auroc": {"value": test, "low": test, "high": test}},
+                },
             ),
         )
-        for (name, report), value in zip(reports.items(), (0.9, 0.86, 0.84), strict=True)
+        for (name, report), low, test in zip(
+            reports.items(), (0.75, 0.78, 0.749), (0.5, 0.5, 0.99), strict=True
+        )
     }
     assert all(report.card.cause is None for report in gate_cause(shown).values())
     del shown["int8"]
     assert gate_cause(shown) == shown
+
+
+def test_the_shipped_cards_pass_the_gate_of_the_cause():
+    cards = {name: Classifier.load(name).card for name in ("float32", "int8")}
+    reports = {name: Report(b"", card, np.zeros(1), np.zeros(1)) for name, card in cards.items()}
+    assert all(card.cause for card in cards.values())
+    assert gate_cause(reports) == reports
+
+
+def test_models_measured_again_keep_their_card(exported, tiny_data, tmp_path):
+    """The same films give the same metrics, and nothing else in a card changes."""
+    out, reports = exported
+    shutil.copytree(out, tmp_path / "models")
+    model = tmp_path / "models" / "pneumonia_int8.tflite"
+    card = ModelCard.load(model.with_suffix(".json"))
+    emptied = {name: {"value": 0.5, "low": 0.0, "high": 1.0} for name in ("auroc", "accuracy")}
+    metrics = {split: values | emptied for split, values in card.metrics.items()}
+    dataclasses.replace(card, metrics=metrics).save(model.with_suffix(".json"))
+    elsewhere = tmp_path / "elsewhere"
+    for label, seeds in (("NORMAL", (1, 2)), ("PNEUMONIA", (3, 4))):
+        (elsewhere / label).mkdir(parents=True)
+        for seed in seeds:
+            film = Image.fromarray(draw_film(seed, label == "PNEUMONIA", size=200))
+            film.save(elsewhere / label / f"{seed}_000.png")
+    measure_again(model, str(tiny_data), elsewhere)
+    assert ModelCard.load(model.with_suffix(".json")) == reports["int8"].card
 
 
 def test_rounding_in_training_follows_the_ranges(model, tiny_data):
@@ -301,20 +348,40 @@ def test_layers_are_reported_one_by_one(small_study, monkeypatch):
 
 
 def test_sparsities_are_swept(small_study, monkeypatch):
-    monkeypatch.setattr("export.study.SPARSITIES", (0.0,))
-    monkeypatch.setattr("export.study.prune", lambda model, *_: model)
-    monkeypatch.setattr("export.study.quantize", lambda float32, *_: float32)  # has tests of its own
-    rows = sweep_sparsity(small_study, 1, 1e-4).splitlines()[2:]
-    assert [row.split(" | ")[0] for row in rows] == [
-        "| not fine-tuned, float32",
-        "| not fine-tuned, int8",
-        "| 0%, float32",
-        "| 0%, int8",
-        "| 30%, rounded in training, float32",
-        "| 30%, rounded in training, int8",
-        "| 30%, rounded in training, int8 but head",
+    """With real pruning and quantization; what prune is asked for is only written down."""
+    asked = []
+
+    def watch(network, config, sparsity, epochs, learning_rate, ranges=None):
+        asked.append((sparsity, epochs, learning_rate, ranges is not None))
+        return prune(network, config, sparsity, epochs, learning_rate, ranges)
+
+    monkeypatch.setattr("export.study.SPARSITIES", (0.7,))
+    monkeypatch.setattr("export.study.prune", watch)
+    header, _, *rows = sweep_sparsity(small_study, 1, 1e-4).splitlines()
+    assert asked == [(0.7, 1, 1e-4, False), (0.3, 1, 1e-4, True)]
+    columns = [cell.strip() for cell in header.split("|")[1:-1]]
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    table = {row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in cells}
+    assert list(table) == [
+        "not fine-tuned, float32",
+        "not fine-tuned, int8",
+        "70%, float32",
+        "70%, int8",
+        "30%, rounded in training, float32",
+        "30%, rounded in training, int8",
+        "30%, rounded in training, int8 but head",
     ]
-    assert [row.split(" | ")[3] for row in rows] == ["100.0%"] * 7
+    size, zipped = (
+        {name: float(row[c]) for name, row in table.items()} for c in ("size, MB", "gzipped, MB")
+    )
+    assert zipped["70%, float32"] < 0.6 * zipped["not fine-tuned, float32"]
+    assert zipped["70%, float32"] < zipped["30%, rounded in training, float32"]
+    assert zipped["30%, rounded in training, float32"] < 0.9 * zipped["not fine-tuned, float32"]
+    for name in table:
+        if "int8" in name:
+            assert size[name] < 0.35 * size["not fine-tuned, float32"]
+        else:
+            assert table[name]["labels as float32"] == "100.0%"
 
 
 def test_a_study_without_a_run_fails_with_a_sentence(tmp_path):

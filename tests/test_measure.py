@@ -5,13 +5,16 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 import training  # noqa: F401  before tensorflow
 from cxr import Classifier, preprocess, read_image
 from tests.conftest import ROOT, SAMPLES
-from training.dataset import list_labelled
+from training.dataset import list_labelled, parse_path
+from training.evaluate import compute_metrics
 from training.explanation import (
     DELETION_STEPS,
     THORAX_BOX,
@@ -21,7 +24,7 @@ from training.explanation import (
     shifted_evidence,
     thorax_share,
 )
-from training.shortcuts import sharpness
+from training.shortcuts import FILM_PX, sharpness
 
 
 @pytest.fixture
@@ -60,24 +63,63 @@ def test_a_folder_without_films_is_refused(tmp_path):
 def test_a_model_is_measured_on_any_labelled_folder(labelled):
     result = run("training.evaluate", "model", "--data", labelled, "--plots", labelled / "plots")
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "auroc             1.0000" in result.stdout
-    assert "expected calibration error" in result.stdout
+    classifier = Classifier.load("int8")
+    card, films = classifier.card, list_labelled(labelled, "val")
+    labels = np.array([label for _, label, _ in films])
+    predictions = [classifier.predict(read_image(path)) for path, _, _ in films]
+    calibrated = np.array([p.probability for p in predictions])
+    raw = 1 / (1 + np.exp(-np.array([p.logit for p in predictions])))
+    after, before = (
+        compute_metrics(labels, p, card.threshold, card.uncertain) for p in (calibrated, raw)
+    )
+    printed = dict(re.findall(r"^(\w+) +(\d\.\d{4})  \(95 %", result.stdout, re.MULTILINE))
+    assert {name: float(value) for name, value in printed.items()} == pytest.approx(after, abs=1e-4)
+    uncalibrated = re.findall(r"\d\.\d{4}", result.stdout.split("before calibration")[1])
+    names = ("brier", "ece", "balanced_brier", "balanced_ece")
+    assert [float(v) for v in uncalibrated] == pytest.approx([before[n] for n in names], abs=1e-4)
     assert (labelled / "plots" / "reliability_val.png").stat().st_size > 1000
 
 
 def test_series_and_cause_are_told_where_file_names_tell_them(tiny_data):
     result = run("training.evaluate", "model", "--data", tiny_data, "--split", "train")
     assert result.returncode == 0, result.stderr[-2000:]
-    for series in ("IM", "bacteria", "virus"):
-        assert f"| {series} |" in result.stdout
-    assert "virus against bacteria: AUROC" in result.stdout
+    classifier = Classifier.load("int8")
+    expected, causes = {}, {"bacteria": [], "virus": []}
+    for path, label, _ in list_labelled(tiny_data, "train"):
+        series = parse_path(path.as_posix()).series
+        prediction = classifier.predict(read_image(path))
+        expected.setdefault(series, []).append(prediction.label == classifier.card.labels[label])
+        if label:
+            causes[series].append(prediction.cause)
+    rows = re.findall(r"^\| (\S+) \| (\d+) \| (\S+) \|", result.stdout, re.MULTILINE)
+    assert {name: (int(count), float(right)) for name, count, right in rows} == {
+        name: (len(flags), pytest.approx(np.mean(flags), abs=1e-3)) for name, flags in expected.items()
+    }
+    above = np.subtract.outer(causes["virus"], causes["bacteria"]) > 0
+    auroc = re.search(r"virus against bacteria: AUROC (\S+)", result.stdout)[1]
+    assert float(auroc) == pytest.approx(above.mean(), abs=1e-4)
 
 
 def test_evidence_is_tested_by_one_command(labelled):
     result = run("training.evaluate", "explanation", "--data", labelled)
     assert result.returncode == 0, result.stderr[-2000:]
-    for row in ("completeness", "thorax", "| evidence |", "| random cells |", "| centre first |"):
-        assert row in result.stdout
+    assert float(re.search(r"completeness.* within (\S+) log-odds", result.stdout)[1]) < 1e-4
+    share = re.search(r"outside the thorax box.*?([\d.]+)%; the box leaves out ([\d.]+)%", result.stdout)
+    assert 0 < float(share[1]) < 100
+    top, bottom, left, right = THORAX_BOX
+    assert float(share[2]) == pytest.approx(100 * (1 - (bottom - top) * (right - left)), abs=0.1)
+    assert "on 2 films with pneumonia that were found" in result.stdout
+    rows = re.findall(r"^\| ([a-z, ]+) \| (\S+) \(\S+\) \| (\S+) \(", result.stdout, re.MULTILINE)
+    areas = {name: (float(deleted), float(inserted)) for name, deleted, inserted in rows}
+    assert set(areas) == {"evidence", "evidence, four shifts", "centre first", "random cells"}
+    classifier = Classifier.load("int8")
+    films = [preprocess(read_image(labelled / "PNEUMONIA" / f"PNEUMONIA{i}_0.png"), 160) for i in (1, 2)]
+    for column, insert in enumerate((False, True)):
+        curves = [
+            deletion_curve(classifier, f[..., 0], classifier.predict(f[..., 0]).evidence, insert)
+            for f in films
+        ]
+        assert areas["evidence"][column] == pytest.approx(np.mean(curves), abs=1e-3)
 
 
 def test_large_films_keep_their_label(labelled):
@@ -142,5 +184,18 @@ def test_sharpness_grows_with_detail():
 def test_shortcuts_are_measured_by_one_command(tiny_data):
     result = run("training.shortcuts", "--data", tiny_data, "--models", "int8", "float32")
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "| sharpness |" in result.stdout
-    assert "float32 in PNEUMONIA" in result.stdout
+    header, _, *rows = (line.strip("|").split("|") for line in result.stdout.splitlines())
+    assert [cell.strip() for cell in header[-2:]] == ["float32 in NORMAL", "float32 in PNEUMONIA"]
+    table = {row[0].strip(): [float(cell) for cell in row[1:]] for row in rows}
+    films = list_labelled(tiny_data, "train")
+    pixels = [read_image(path) for path, _, _ in films]
+    sharp = np.array([
+        sharpness(cv2.resize(p, (FILM_PX, FILM_PX), interpolation=cv2.INTER_AREA)) for p in pixels
+    ])  # fmt: skip
+    sick = np.array([label for _, label, _ in films]) == 1
+    above = np.mean(np.subtract.outer(sharp[sick], sharp[~sick]) > 0)
+    assert table["sharpness"][0] == pytest.approx(max(above, 1 - above), abs=1e-3)
+    classifier = Classifier.load("float32")
+    logits = np.array([classifier.predict(p).logit for p in pixels])
+    followed = spearmanr(logits[sick], sharp[sick]).statistic
+    assert table["sharpness"][-1] == pytest.approx(followed, abs=0.01)

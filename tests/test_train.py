@@ -17,13 +17,13 @@ import pytest
 import training  # noqa: F401  before tensorflow
 from tests.conftest import ROOT
 from training import run_folder
-from training.averaging import WeightAverage
+from training.averaging import WeightAverage, write_weights
 from training.batches import training_batches
 from training.compare import compare
 from training.config import TrainConfig
 from training.learning_rate import find_learning_rate
 from training.optimization import compile_model, loss_of_both
-from training.train import train
+from training.train import find_strategy, train
 from training.validation import load_validation
 
 tf = pytest.importorskip("tensorflow")
@@ -88,7 +88,7 @@ def test_a_run_leaves_everything(config, tmp_path):
     for split in ("validation", "stress"):
         assert set(metrics[split]) == {
             "auroc", "accuracy", "sensitivity", "specificity", "precision", "f1",
-            "brier", "ece", "certain", "certain_accuracy",
+            "brier", "ece", "balanced_brier", "balanced_ece", "certain", "certain_accuracy",
         }  # fmt: skip
     assert (run / "commit.txt").read_text() == run_folder.find_commit()
     for name in ("learning_curves.png", "confusion_matrix.png", "roc.png", "best_weights.h5"):
@@ -100,9 +100,12 @@ def test_a_run_leaves_everything(config, tmp_path):
 
     command = [sys.executable, "-m", "training.evaluate", "run", run, "--data", config.data]
     evaluated = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert [line.split()[0] for line in evaluated.stdout.splitlines()] == list(metrics["validation"])
-    assert evaluated.stdout.count("95 % interval") == 10
-    assert (run / "roc_test.png").exists()
+    title, _, *rows = evaluated.stdout.splitlines()
+    assert title == "tiny on 12 films of val"  # the test split only where --split asks for it
+    assert not (run / "roc_test.png").exists()
+    printed = {row.split()[0]: float(row.split()[1]) for row in rows}
+    expected = {name: m["value"] for name, m in metrics["validation"].items()}
+    assert printed == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_killed_run_resumes_after_its_last_epoch(config, tmp_path):
@@ -144,15 +147,18 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from training.config import TrainConfig
-from training.train import train
+from training.train import find_strategy, train
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 assert strategy.num_replicas_in_sync == 2
-print(train(TrainConfig(**json.loads(sys.argv[1])), Path(sys.argv[2]), strategy=strategy))
+config = TrainConfig(**json.loads(sys.argv[1]), freeze_norms=False)  # their statistics are averaged too
+print(train(config, Path(sys.argv[2]), strategy=strategy))
 """
 
 
 def test_two_virtual_devices_train_through_mirrored_strategy(config, tmp_path):
-    settings = json.dumps(dataclasses.asdict(config))
+    settings = dataclasses.asdict(config)
+    del settings["freeze_norms"]
+    settings = json.dumps(settings)
     result = subprocess.run(
         [sys.executable, "-c", MIRRORED, settings, str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, check=False,
@@ -200,18 +206,29 @@ def test_the_commit_is_a_hash_even_where_there_is_a_tag(monkeypatch, tmp_path):
     assert re.fullmatch(r"[0-9a-f]{12}-dirty", run_folder.find_commit())
 
 
-def test_workers_share_a_training(config, tmp_path):
-    """Two processes of one machine through TF_CONFIG; each keeps its own files."""
+@pytest.mark.parametrize(
+    ("tasks", "folders"),
+    [
+        ([("worker", 0), ("worker", 1)], ["tiny", "tiny/worker-1"]),
+        ([("chief", 0), ("worker", 0)], ["tiny", "tiny/worker-0"]),
+    ],
+    ids=["workers alone", "chief and worker"],
+)
+def test_only_the_chief_writes_the_run(config, tmp_path, tasks, folders):
+    """Two processes of one machine through TF_CONFIG; the other keeps files of its own."""
     ports = []
     for _ in range(2):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             ports.append(f"127.0.0.1:{probe.getsockname()[1]}")
     command = [sys.executable, "-m", "training.train", *flags(config)]
+    cluster = {}
+    for (kind, _), port in zip(tasks, ports, strict=True):
+        cluster.setdefault(kind, []).append(port)
     workers = []
-    for index in range(2):
-        cluster = {"cluster": {"worker": ports}, "task": {"type": "worker", "index": index}}
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CONFIG": json.dumps(cluster)}
+    for index, (kind, place) in enumerate(tasks):
+        setting = {"cluster": cluster, "task": {"type": kind, "index": place}}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CONFIG": json.dumps(setting)}
         with (tmp_path / f"{index}.log").open("w") as log:
             workers.append(
                 subprocess.Popen(
@@ -226,9 +243,23 @@ def test_workers_share_a_training(config, tmp_path):
     logs = [(tmp_path / f"{index}.log").read_text() for index in range(2)]
     assert codes == [0, 0], logs[0][-2000:]
     assert all("2 replica(s)" in log for log in logs)
-    first, second = (history(tmp_path / "runs" / name) for name in ("tiny", "tiny/worker-1"))
-    assert first == second
-    assert len(first) == 2
+    first, second = (tmp_path / "runs" / name for name in folders)
+    for run in (first, second):
+        assert {p.name for p in run.glob("*.h5")} == {
+            "head_weights.h5", "finetune_weights.h5", "best_weights.h5"
+        }  # fmt: skip
+    assert history(first) == history(second)
+    assert len(history(first)) == 2
+    assert sorted(p.name for p in first.iterdir() if p.is_dir()) == ["checkpoints", second.name]
+
+
+@pytest.mark.parametrize("kind", ["evaluator", "ps"])
+def test_other_tasks_do_not_train(monkeypatch, kind):
+    cluster = {"worker": ["127.0.0.1:1"], kind: ["127.0.0.1:2"]}
+    setting = {"cluster": cluster, "task": {"type": kind, "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(setting))
+    with pytest.raises(ValueError, match=f"the task '{kind}'; accepted are chief and worker"):
+        find_strategy()
 
 
 def test_mixup_mixes_films_and_targets_alike(config):
@@ -269,16 +300,25 @@ def test_schedules_rise_and_fall(config):
 
 def test_learning_rates_are_tried(config, tmp_path):
     text = find_learning_rate(config, tmp_path)
-    assert "the loss falls fastest at" in text
+    steepest, lowest = (float(value) for value in re.findall(r"at (\S+e-\d+)", text))
+    assert 1e-6 <= steepest <= 1e-1
+    assert 1e-6 <= lowest <= 1e-1
+    assert 1 < int(re.search(r"(\d+) of 80 steps", text)[1]) <= 80
     assert (tmp_path / "learning_rates.png").stat().st_size > 1000
 
 
 def test_backbones_are_compared_under_one_protocol(config, tmp_path):
     protocol = dataclasses.replace(config, name="compare", head_epochs=0, padding="keras")
     table = compare(protocol, ["small_cnn", "mobilenet_v2"], tmp_path)
-    rows = [line.split(" | ") for line in table.splitlines()[2:]]
+    header, _, *rows = (line.split(" | ") for line in table.splitlines())
+    assert header[4:6] == ["val AUROC", "val accuracy"]
+    assert not any("test" in name for name in header)
     assert [row[0] for row in rows] == ["| small_cnn", "| mobilenet_v2"]
     assert rows[0][-1] == "1.00 |"
+    saved = json.loads((tmp_path / "compare" / "small_cnn" / "metrics.json").read_text())
+    assert rows[0][4].split()[0] == f"{saved['validation']['auroc']['value']:.3f}"
+    tested = compare(protocol, ["small_cnn"], tmp_path, split="test").splitlines()[0]
+    assert "| test AUROC | test accuracy |" in tested
     with pytest.raises(ValueError, match="another configuration"):
         compare(dataclasses.replace(protocol, epochs=2), ["small_cnn"], tmp_path)
     assert (tmp_path / "compare" / "small_cnn" / "metrics.json").exists()
@@ -296,3 +336,18 @@ def test_an_average_follows_the_weights_from_the_first_step_on():
             average.on_train_batch_end(batch)
     assert slow.weights()[0].item() == pytest.approx(1 - 0.9**2)
     assert last.weights()[0].item() == 1.0
+
+
+def test_the_statistics_of_trained_norms_are_averaged_with_the_weights():
+    norm = tf_keras.layers.BatchNormalization(input_shape=(3,))
+    frozen = tf_keras.layers.BatchNormalization(trainable=False)
+    model = tf_keras.Sequential([norm, frozen])
+    average = WeightAverage(model, steps=20)
+    average.set_model(model)
+    assert len(average.weights()) == 4  # none of the frozen norm
+    norm.set_weights([np.full(3, value, np.float32) for value in (3.0, 2.0, 4.0, 5.0)])
+    average.on_train_batch_end(0)
+    write_weights(model, average.weights())
+    for value, expected in zip(norm.get_weights(), (2.0, 1.0, 2.0, 3.0), strict=True):
+        assert value == pytest.approx(expected)
+    assert [value[0] for value in frozen.get_weights()] == [1.0, 0.0, 0.0, 1.0]

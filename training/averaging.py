@@ -8,8 +8,8 @@ import tf_keras
 
 
 class WeightAverage(tf_keras.callbacks.Callback):
-    """Averages the trainable weights at every tenth step or more often, which calms the swings of the
-    score between epochs (Izmailov et al. 2018; Cha et al. 2021).
+    """Averages the weights that training changes, at every tenth step or more often, which calms the
+    swings of the score between epochs (Izmailov et al. 2018; Cha et al. 2021).
 
     Args:
         model: whose weights it starts from.
@@ -31,15 +31,28 @@ class WeightAverage(tf_keras.callbacks.Callback):
                 average.assign(self.decay * average + (1.0 - self.decay) * weight)
 
     def weights(self) -> list[np.ndarray]:
-        """The averaged trainable weights, in the model's order."""
+        """The averages, in the order of ``read_weights``."""
         return [value.numpy() for value in self.values]
 
 
 def read_weights(model: tf_keras.Model) -> list[np.ndarray]:
-    """The trainable weights, under any distribution strategy."""
-    return tf_keras.backend.batch_get_value(model.trainable_variables)
+    """The weights that training changes, under any distribution strategy: the trainable ones, and then
+    the moving statistics of each BatchNorm that is trained."""
+    return tf_keras.backend.batch_get_value(_find_changing(model))
 
 
 def write_weights(model: tf_keras.Model, values: list[np.ndarray]) -> None:
-    """Set the trainable weights, under any distribution strategy."""
-    tf_keras.backend.batch_set_value(list(zip(model.trainable_variables, values, strict=True)))
+    """Set what ``read_weights`` returns, under any distribution strategy."""
+    tf_keras.backend.batch_set_value(list(zip(_find_changing(model), values, strict=True)))
+
+
+def _find_changing(model: tf_keras.Model) -> list[tf.Variable]:
+    """Statistics belong to the weights whose outputs they describe: averaged weights with the statistics
+    of the last weights are a network that nobody trained."""
+    norms = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, tf_keras.layers.BatchNormalization) and layer.trainable
+    ]
+    statistics = [variable for norm in norms for variable in norm.non_trainable_variables]
+    return [*model.trainable_variables, *statistics]

@@ -4,9 +4,10 @@ Command (the table of models/README.md)::
 
     python -m training.compare --data data/chest_xray
 
-From random weights, or from Keras' ImageNet weights with ``--weights imagenet``, which are downloaded.
-Each backbone is a run of ``training.train`` in ``runs/<name>/<backbone>``; one that is there already is
-only measured.
+They are compared on validation patients; ``--split test`` is for the last report of a comparison whose
+choices have been made. From random weights, or from Keras' ImageNet weights with ``--weights imagenet``,
+which are downloaded. Each backbone is a run of ``training.train`` in ``runs/<name>/<backbone>``; one that
+is there already is only measured.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tensorflow as tf
 import tf_keras
 
 from training.config import TrainConfig
-from training.dataset import load_films
+from training.dataset import SPLITS, load_films
 from training.evaluate import Calibration, Intervals
 from training.model import BACKBONES, load_run
 from training.run_folder import check_run
@@ -37,24 +38,27 @@ PROTOCOL = TrainConfig(
     head_epochs=0,
     epochs=2,
     freeze_norms=False,
-    average_steps=1,  # an average of weights would not fit BatchNorm's statistics
+    average_steps=1,  # no average: so short a run still learns from step to step
 )
 REPEATS, WARMUP = 50, 10
 
 
-def compare(config: TrainConfig, backbones: list[str], runs: Path = Path("runs")) -> str:
+def compare(
+    config: TrainConfig, backbones: list[str], runs: Path = Path("runs"), split: str = "val"
+) -> str:
     """Train and measure each backbone. Returns a markdown table.
 
     Args:
         config: the protocol; its backbone is replaced.
         backbones: keys of ``BACKBONES``.
         runs: folder of runs.
+        split: whose films the figures are of; calibration is always from validation patients.
 
     Raises:
         ValueError: if the data cannot be used, or a run was started with another protocol.
     """
     validation = load_validation(config)
-    test = load_films(config.data, "test", config.image_size)
+    measured = load_films(config.data, split, config.image_size)
     rows, models = [], []
     for backbone in backbones:
         chosen = dataclasses.replace(config, name=f"{config.name}/{backbone}", backbone=backbone)
@@ -63,15 +67,12 @@ def compare(config: TrainConfig, backbones: list[str], runs: Path = Path("runs")
         if not (run / "metrics.json").exists():
             train(chosen, runs, resume=True)
         _, model = load_run(run)
-        plain, stressed, tested = (
+        plain, stressed, logits = (
             predict_logits(model, images)[:, 0]
-            for images in (validation.films.images, validation.stressed, test.images)
+            for images in (validation.films.images, validation.stressed, measured.images)
         )
         calibration = Calibration.fit(plain, stressed, validation.films.labels)
-        metrics = [
-            calibration.measure(films.labels, logits, films.patients)
-            for films, logits in ((validation.films, plain), (test, tested))
-        ]
+        metrics = calibration.measure(measured.labels, logits, measured.patients)
         models.append(model)
         rows.append(
             [
@@ -79,16 +80,16 @@ def compare(config: TrainConfig, backbones: list[str], runs: Path = Path("runs")
                 f"{model.count_params() / 1e6:.2f} M",
                 f"{model.count_params() * 4 / 1e6:.1f} MB",
                 str(config.epochs),
-                *(_format_interval(m, name) for m in metrics for name in ("auroc", "accuracy")),
+                *(_format_interval(metrics, name) for name in ("auroc", "accuracy")),
             ]
         )
         print(rows[-1], flush=True)
     lines = [
-        "| backbone | parameters | float32 weights | epochs | validation AUROC | validation accuracy "
-        "| test AUROC | test accuracy | latency / first |",
-        "|---" * 9 + "|",
+        f"| backbone | parameters | float32 weights | epochs | {split} AUROC | {split} accuracy "
+        "| latency / first |",
+        "|---" * 7 + "|",
     ]
-    times = _median_latencies_ms(models, test.images[0])
+    times = _median_latencies_ms(models, measured.images[0])
     for row, time_ms in zip(rows, times, strict=True):
         lines.append("| " + " | ".join([*row, f"{time_ms / times[0]:.2f}"]) + " |")
     return "\n".join(lines)
@@ -122,14 +123,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=PROTOCOL.epochs)
     parser.add_argument("--name", default=PROTOCOL.name)
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
+    parser.add_argument("--split", choices=SPLITS, default="val")
     args = parser.parse_args()
-    changes = {name: value for name, value in vars(args).items() if name != "backbones"}
+    changes = {name: value for name, value in vars(args).items() if name not in ("backbones", "split")}
     changes["freeze_norms"] = args.weights == "imagenet"
     if args.weights == "imagenet" and "small_cnn" in args.backbones:
         args.backbones.remove("small_cnn")
         print("small_cnn has no ImageNet weights and is left out")
     try:
-        print(compare(dataclasses.replace(PROTOCOL, **changes), args.backbones))
+        print(compare(dataclasses.replace(PROTOCOL, **changes), args.backbones, split=args.split))
     except ValueError as error:
         parser.exit(1, f"{error}\n")
 

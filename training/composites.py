@@ -1,11 +1,12 @@
-"""Sample films for the page: composites of several children's films, no patient's own picture.
+"""Films that may be published: composites of several children's films, no patient's own picture.
 
 For a seed film the nearest films of its class, each of another child, are aligned to it and averaged;
 an unsharp mask gives back the edges that averaging softens.
 
-Command (the shipped samples)::
+Commands (the page's samples, and the films that the tests hold the shipped models to)::
 
-    python -m training.composites --data data/chest_xray --out streamlit_app/samples
+    python -m training.composites samples --data data/chest_xray --out streamlit_app/samples
+    python -m training.composites tests --data data/chest_xray --out tests/composites
 """
 
 from __future__ import annotations
@@ -23,12 +24,35 @@ from training.dataset import Film, list_films
 NEIGHBORS = 8
 THUMBNAIL = 32  # px, what similarity is measured on
 SIZE = 448  # px, of the composite
-# Seeds were chosen by eye among composites of training films: clear anatomy, no doubled edges.
-SHIPPED = {
-    "normal_1": "train/NORMAL/IM-0434-0001.jpeg",
-    "normal_2": "train/NORMAL/NORMAL2-IM-0497-0001.jpeg",
-    "pneumonia_1": "train/PNEUMONIA/person688_bacteria_2584.jpeg",
-    "pneumonia_2": "train/PNEUMONIA/person849_bacteria_2770.jpeg",
+# By folder, the size of its files in px, and seeds, all of them training films. Those of the samples were
+# chosen by eye: clear anatomy, no doubled edges; those of the tests are three random ones of each series.
+SETS = {
+    "samples": (
+        SIZE,
+        {
+            "normal_1": "train/NORMAL/IM-0434-0001.jpeg",
+            "normal_2": "train/NORMAL/NORMAL2-IM-0497-0001.jpeg",
+            "pneumonia_1": "train/PNEUMONIA/person688_bacteria_2584.jpeg",
+            "pneumonia_2": "train/PNEUMONIA/person849_bacteria_2770.jpeg",
+        },
+    ),
+    "tests": (
+        SIZE // 2,
+        {
+            "normal_1": "train/NORMAL/IM-0273-0001.jpeg",
+            "normal_2": "train/NORMAL/IM-0331-0001.jpeg",
+            "normal_3": "train/NORMAL/IM-0440-0001.jpeg",
+            "normal_4": "train/NORMAL/NORMAL2-IM-0383-0001.jpeg",
+            "normal_5": "train/NORMAL/NORMAL2-IM-0384-0001.jpeg",
+            "normal_6": "train/NORMAL/NORMAL2-IM-1102-0001-0002.jpeg",
+            "pneumonia_1": "train/PNEUMONIA/person1071_bacteria_3005.jpeg",
+            "pneumonia_2": "train/PNEUMONIA/person1305_bacteria_3271.jpeg",
+            "pneumonia_3": "train/PNEUMONIA/person1585_bacteria_4155.jpeg",
+            "pneumonia_4": "train/PNEUMONIA/person1242_virus_2108.jpeg",
+            "pneumonia_5": "train/PNEUMONIA/person1284_virus_2207.jpeg",
+            "pneumonia_6": "train/PNEUMONIA/person397_virus_790.jpeg",
+        },
+    ),
 }
 
 
@@ -89,16 +113,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.composites", description=__doc__.split("\n")[0]
     )
+    parser.add_argument("set", choices=SETS)
     parser.add_argument("--data", type=Path, required=True, help="a folder of images")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     films = {film.path: film for film in list_films(args.data)}
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, path in SHIPPED.items():
+    size, seeds = SETS[args.set]
+    for name, path in seeds.items():
         if path not in films:
             parser.exit(1, f"received {args.data}, which lacks {path}\n")
-        composite = compose(films[path], list(films.values()), args.data)
-        Image.fromarray(composite).save(args.out / f"{name}.png", optimize=True)
+        composite = Image.fromarray(compose(films[path], list(films.values()), args.data))
+        composite.resize((size, size), Image.Resampling.LANCZOS).save(
+            args.out / f"{name}.png", optimize=True
+        )
         print(args.out / f"{name}.png")
 
 

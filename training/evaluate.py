@@ -2,14 +2,16 @@
 
 Commands::
 
-    python -m training.evaluate run runs/NAME --data data/chest_xray --split test
+    python -m training.evaluate run runs/NAME --data data/chest_xray
     python -m training.evaluate model --data data/nih_adults
     python -m training.evaluate explanation --data data/chest_xray --run runs/NAME
     python -m training.evaluate resolution --data data/chest_xray
 
-The first measures a trained run, the second a shipped model through the runtime that users have, with
-subgroups, cause and calibration, on a split or on any folder of films with labels; the third tests the
-evidence of a shipped model, the fourth its verdicts on synthetic films of full resolution.
+All measure validation patients unless ``--split`` says otherwise: the official test split is for the
+last report, not for choices. The first measures a trained run, the second a shipped model through the
+runtime that users have, with subgroups, cause and calibration, on a split or on any folder of films with
+labels; the third tests the evidence of a shipped model, the fourth its verdicts on synthetic films of
+full resolution.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -37,8 +40,9 @@ def compute_metrics(
     labels: np.ndarray, probabilities: np.ndarray, threshold: float, uncertain: tuple[float, float]
 ) -> Metrics:
     """AUROC; accuracy, sensitivity, specificity, precision and F1 of ``probability >= threshold``;
-    Brier score and expected calibration error, both classes weighted alike as the probability assumes;
-    the share of films outside the uncertain band, and the accuracy on them.
+    Brier score and expected calibration error, with every film counted once, and ``balanced`` with the
+    same weight for both classes, as the probability assumes; the share of films outside the uncertain
+    band, and the accuracy on them.
 
     Args:
         labels: (N,) of 0 NORMAL and 1 PNEUMONIA, both present.
@@ -49,9 +53,8 @@ def compute_metrics(
     positive = labels > 0.5
     predicted = probabilities >= threshold
     hits = np.sum(predicted & positive)
-    weights = _balance(positive)
+    squared_error = (probabilities - positive) ** 2
     certain = (probabilities < uncertain[0]) | (probabilities > uncertain[1])
-    _, expected, observed, share = reliability(labels, probabilities)
     return {
         "auroc": float(roc_auc_score(positive, probabilities)),
         "accuracy": float(np.mean(predicted == positive)),
@@ -59,26 +62,31 @@ def compute_metrics(
         "specificity": float(np.mean(~predicted[~positive])),
         "precision": float(hits / max(predicted.sum(), 1)),
         "f1": float(2 * hits / max(predicted.sum() + positive.sum(), 1)),
-        "brier": float(np.sum(weights * (probabilities - positive) ** 2)),
-        "ece": float(np.sum(share * np.abs(expected - observed))),
+        "brier": float(np.mean(squared_error)),
+        "ece": _calibration_error(labels, probabilities, balanced=False),
+        "balanced_brier": float(np.sum(_balance(positive) * squared_error)),
+        "balanced_ece": _calibration_error(labels, probabilities, balanced=True),
         "certain": float(np.mean(certain)),
         "certain_accuracy": float(np.sum(certain & (predicted == positive)) / max(certain.sum(), 1)),
     }
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Bins of equal width over the probability, both classes weighted alike.
+def reliability(
+    labels: np.ndarray, probabilities: np.ndarray, balanced: bool = True
+) -> tuple[np.ndarray, ...]:
+    """Bins of equal width over the probability.
 
     Args:
         labels: (N,) of 0 and 1, both present.
         probabilities: (N,), in 0..1.
+        balanced: whether both classes have the same weight; else every film has.
 
     Returns:
         For each bin that holds a film: films, mean probability, share of PNEUMONIA, share of the
         weight; (M,) each.
     """
     positive = labels > 0.5
-    weights = _balance(positive)
+    weights = _balance(positive) if balanced else np.full(len(positive), 1.0 / len(positive))
     bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     counts, share, expected, observed = (
         np.bincount(bins, w, CALIBRATION_BINS)
@@ -86,6 +94,12 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarr
     )
     kept = counts > 0
     return counts[kept], expected[kept] / share[kept], observed[kept] / share[kept], share[kept]
+
+
+def _calibration_error(labels: np.ndarray, probabilities: np.ndarray, balanced: bool) -> float:
+    """Mean distance of the mean probability and the share of PNEUMONIA in a bin, by its weight."""
+    _, expected, observed, share = reliability(labels, probabilities, balanced)
+    return float(np.sum(share * np.abs(expected - observed)))
 
 
 def _balance(positive: np.ndarray) -> np.ndarray:
@@ -103,8 +117,8 @@ def metrics_with_intervals(
 ) -> Intervals:
     """``compute_metrics`` with 95 % percentile intervals of a bootstrap over patients.
 
-    Patients are drawn, not films: two films of one child are not independent. Where all are right,
-    or all wrong, resampling gives no width, and a share gets Clopper and Pearson's bound, by patients.
+    Patients are drawn, not films: two films of one child are not independent. Where all films are
+    right, or all wrong, resampling gives no width, and a share gets ``exact_interval``.
 
     Args:
         labels, probabilities, threshold, uncertain: as in ``compute_metrics``.
@@ -114,22 +128,23 @@ def metrics_with_intervals(
     Returns:
         ``{metric: {"value": .., "low": .., "high": ..}}``.
     """
-    _, owner = np.unique(np.asarray(patients), return_inverse=True)
     samples = []
     for drawn in _draw_patients(patients, seed):
         if 0 < labels[drawn].sum() < len(drawn):
             samples.append(compute_metrics(labels[drawn], probabilities[drawn], threshold, uncertain))
-    owners = {"accuracy": owner, "sensitivity": owner[labels > 0.5], "specificity": owner[labels < 0.5]}
-    owners["precision"] = owner[probabilities >= threshold]
-    owners["certain"] = owner
-    outside = (probabilities < uncertain[0]) | (probabilities > uncertain[1])
-    owners["certain_accuracy"] = owner[outside]
+    counted = {  # the films that each share is a share of
+        "accuracy": labels >= 0,
+        "sensitivity": labels > 0.5,
+        "specificity": labels < 0.5,
+        "precision": probabilities >= threshold,
+        "certain": labels >= 0,
+        "certain_accuracy": (probabilities < uncertain[0]) | (probabilities > uncertain[1]),
+    }
     result = {}
     for name, value in compute_metrics(labels, probabilities, threshold, uncertain).items():
         low, high = np.percentile([s[name] for s in samples], (2.5, 97.5))
-        if low == high and name in owners:
-            width = 1.0 - 0.025 ** (1.0 / max(len(np.unique(owners[name])), 1))
-            low, high = max(low - width, 0.0), min(high + width, 1.0)
+        if name in counted and value in (0.0, 1.0):
+            low, high = exact_interval(value, np.asarray(patients)[counted[name]])
         # resampling makes the calibration error larger; the interval is widened to hold the value
         result[name] = {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
     return result
@@ -236,11 +251,23 @@ def auroc_with_interval(
 
 
 def share_with_interval(flags: np.ndarray, patients: Sequence[str], seed: int = 0) -> dict[str, float]:
-    """Share of True in bool (N,), with the interval of a bootstrap over patients: value, low, high."""
-    low, high = np.percentile(
-        [np.mean(flags[drawn]) for drawn in _draw_patients(patients, seed)], (2.5, 97.5)
-    )
-    return {"value": float(np.mean(flags)), "low": float(low), "high": float(high)}
+    """Share of True in bool (N,), with the interval of a bootstrap over patients, or ``exact_interval``
+    where all or none are: value, low, high."""
+    value = float(np.mean(flags))
+    if value in (0.0, 1.0):
+        low, high = exact_interval(value, patients)
+    else:
+        shares = [np.mean(flags[drawn]) for drawn in _draw_patients(patients, seed)]
+        low, high = np.percentile(shares, (2.5, 97.5))
+    return {"value": value, "low": float(low), "high": float(high)}
+
+
+def exact_interval(share: float, patients: Sequence[str]) -> tuple[float, float]:
+    """Clopper and Pearson's 95 % interval of a share of 0 or 1 of these patients' films. It counts
+    patients: two films of one child are not independent."""
+    count = max(len(set(patients)), 1)
+    interval = binomtest(round(share) * count, count).proportion_ci(0.95, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def _draw_patients(patients: Sequence[str], seed: int) -> Iterator[np.ndarray]:
@@ -262,22 +289,18 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="a trained run")
     run.add_argument("run", type=Path, help="runs/NAME of training.train")
-    run.set_defaults(act=lambda a: measure.evaluate_run(a.run, a.data, a.split), split="test")
+    run.set_defaults(act=lambda a: measure.evaluate_run(a.run, a.data, a.split))
     model = commands.add_parser("model", help="a shipped model, on a split or on any labelled folder")
-    model.set_defaults(
-        act=lambda a: measure.evaluate_model(a.model, a.data, a.split, a.plots), split="val"
-    )
+    model.set_defaults(act=lambda a: measure.evaluate_model(a.model, a.data, a.split, a.plots))
     model.add_argument("--plots", type=Path, help="folder for the reliability diagram")
     evidence = commands.add_parser("explanation", help="the evidence of a shipped model")
-    evidence.set_defaults(
-        act=lambda a: explanation.evaluate(a.model, a.data, a.split, a.run), split="val"
-    )
+    evidence.set_defaults(act=lambda a: explanation.evaluate(a.model, a.data, a.split, a.run))
     evidence.add_argument("--run", type=Path, help="its run, for the tests that need gradients")
     size = commands.add_parser("resolution", help="a shipped model on enlarged films")
-    size.set_defaults(act=lambda a: measure.evaluate_resolution(a.model, a.data, a.split), split="val")
+    size.set_defaults(act=lambda a: measure.evaluate_resolution(a.model, a.data, a.split))
     for command in (run, model, evidence, size):
         command.add_argument("--data", type=Path, required=True)
-        command.add_argument("--split", choices=SPLITS, default=command.get_default("split"))
+        command.add_argument("--split", choices=SPLITS, default="val")
     for command in (model, evidence, size):
         command.add_argument("--model", default="int8", help="int8, float32 or FILE.tflite")
     args = parser.parse_args()

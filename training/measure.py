@@ -48,7 +48,8 @@ def evaluate_run(run: Path, data: Path, split: str) -> str:
     plot_roc(films.labels, probabilities, run / f"roc_{split}.png", f"ROC, {split}")
     confusion = run / f"confusion_{split}.png"
     plot_confusion(films.labels, probabilities >= THRESHOLD, confusion, f"Films, {split}")
-    return format_metrics(calibration.measure(films.labels, logits, films.patients))
+    metrics = format_metrics(calibration.measure(films.labels, logits, films.patients))
+    return f"{run.name} on {len(films.labels)} films of {split}\n\n{metrics}"
 
 
 def evaluate_model(name: str, folder: Path, split: str, plots: Path | None) -> str:
@@ -73,8 +74,10 @@ def evaluate_model(name: str, folder: Path, split: str, plots: Path | None) -> s
     patients = [patient for _, _, patient in films]
     probabilities = np.array([p.probability for p in predictions])
     metrics = metrics_with_intervals(labels, probabilities, card.threshold, card.uncertain, patients)
-    parts = [f"{card.name} on {len(films)} films\n\n{format_metrics(metrics)}"]
-    if not (folder / LABELS[0]).is_dir():  # the data set's own layout, whose names tell the series
+    is_data_set = not (folder / LABELS[0]).is_dir()
+    where = split if is_data_set else folder.name
+    parts = [f"{card.name} on {len(films)} films of {where}\n\n{format_metrics(metrics)}"]
+    if is_data_set:  # the data set's own layout, whose names tell the series
         series = np.array([parse_path(path.as_posix()).series for path, _, _ in films])
         parts.append(_format_series(series, predictions))
         parts.append(_format_cause(series, predictions, patients, card.cause))
@@ -82,7 +85,8 @@ def evaluate_model(name: str, folder: Path, split: str, plots: Path | None) -> s
     before = compute_metrics(labels, raw, card.threshold, card.uncertain)
     parts.append(
         f"before calibration: Brier score {before['brier']:.4f}, "
-        f"expected calibration error {before['ece']:.4f}"
+        f"expected calibration error {before['ece']:.4f}, and with both classes balanced "
+        f"{before['balanced_brier']:.4f} and {before['balanced_ece']:.4f}"
     )
     if plots:
         curves = {
@@ -167,5 +171,6 @@ def _format_cause(
     found = compute_metrics(viral, chances, THRESHOLD, (THRESHOLD, THRESHOLD))
     return (
         f"{text}, virus recognized {found['sensitivity']:.3f}, bacteria {found['specificity']:.3f}, "
-        f"Brier score {found['brier']:.4f}, expected calibration error {found['ece']:.4f}"
+        f"balanced Brier score {found['balanced_brier']:.4f}, "
+        f"balanced expected calibration error {found['balanced_ece']:.4f}"
     )

@@ -70,9 +70,9 @@ def plot_confusion(labels: np.ndarray, predicted: np.ndarray, path: Path, title:
 
 
 def plot_reliability(curves: dict[str, tuple[np.ndarray, ...]], path: Path, title: str) -> None:
-    """Share of PNEUMONIA against mean probability by bin, from ``training.evaluate.reliability``;
-    the larger a dot, the more films."""
-    figure, axes = new_figure(title, "mean probability", "share with pneumonia")
+    """Share of PNEUMONIA against mean probability by bin, from ``training.evaluate.reliability`` with
+    balanced classes; the larger a dot, the more films."""
+    figure, axes = new_figure(title, "mean probability", "share with pneumonia, classes balanced")
     axes.plot([0, 1], [0, 1], linestyle=":", color="gray")
     for name, (counts, expected, observed, _) in curves.items():
         (line,) = axes.plot(expected, observed, label=name)

@@ -39,8 +39,15 @@ from training.validation import Validation, load_validation, predict_logits, val
 
 def find_strategy() -> tf.distribute.Strategy:
     """Several workers when TF_CONFIG is set, a TPU if one is found (named by TPU_NAME, else this
-    machine's own), all GPUs where there are several, else the default."""
+    machine's own), all GPUs where there are several, else the default.
+
+    Raises:
+        ValueError: if TF_CONFIG names a task that does not train, such as an evaluator.
+    """
     if "TF_CONFIG" in os.environ:  # first: its collectives must be set up before any operation runs
+        task = tf.distribute.cluster_resolver.TFConfigClusterResolver().task_type
+        if task not in ("chief", "worker"):
+            raise ValueError(f"received TF_CONFIG with the task {task!r}; accepted are chief and worker")
         return tf.distribute.MultiWorkerMirroredStrategy()
     try:
         tpu = os.environ.get("TPU_NAME", "local")
@@ -68,7 +75,8 @@ def train(
         strategy: where to train; found by ``find_strategy`` when not given.
 
     Returns:
-        ``runs/<name>``; workers other than the first keep their own copy in ``runs/<name>/worker-<i>``.
+        ``runs/<name>``, which the chief alone writes; each other worker has its own copy in
+        ``runs/<name>/worker-<i>``.
 
     Raises:
         ValueError: if the run exists and ``resume`` is false, or was started with another config, or
@@ -167,9 +175,16 @@ def _report(model: tf_keras.Model, validation: Validation, run: Path) -> None:
 
 
 def _choose_folder(run: Path, strategy: tf.distribute.Strategy) -> Path:
-    """The run's folder for the first worker, one inside it for each other: files are never shared."""
+    """The run's folder for the chief, one inside it for each other worker: files are never shared.
+
+    The chief is the task of that name; without one, worker 0. The others cannot leave the writing to it,
+    since reading a variable that is spread over the workers needs all of them.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return run
     resolver = strategy.cluster_resolver
-    if resolver is None or resolver.task_type != "worker" or resolver.task_id == 0:
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    if resolver.task_type == "chief" or (resolver.task_id == 0 and not has_chief):
         return run
     return run / f"worker-{resolver.task_id}"
 

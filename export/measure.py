@@ -1,0 +1,172 @@
+"""Measure exported models through the runtime that will serve them.
+
+Command, which measures the models of a folder again and replaces the metrics in their cards::
+
+    python -m export.measure --data data/chest_xray --elsewhere data/nih_adults
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxr.classifier import MODEL_NAMES, MODELS_DIR, Classifier
+from cxr.imaging import read_image
+from cxr.novelty import NoveltyModel
+from training.config import TrainConfig
+from training.dataset import Films, list_labelled, load_films
+from training.evaluate import Calibration, auroc_with_interval, share_with_interval
+from training.validation import Validation, load_validation
+
+UNSCREENED = "stress"  # the limits of novelty are for films as they come
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Logits and causes float64 (N,), evidence float32 (N, h, w), embeddings float32 (N, E)."""
+
+    logits: np.ndarray
+    causes: np.ndarray
+    evidence: np.ndarray
+    embeddings: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredFilms:
+    """A model's scores on N films whose label is known, and whose series (N,) may be."""
+
+    scores: Scores
+    labels: np.ndarray
+    patients: Sequence[str]
+    series: np.ndarray | None
+
+
+def score(classifier: Classifier, films: Iterable[np.ndarray]) -> Scores:
+    """Films, uint8 (H, W) each, one by one as users run them."""
+    predictions = [classifier.predict(film) for film in films]
+    return Scores(
+        np.array([p.logit for p in predictions]),
+        np.array([p.cause for p in predictions]),
+        np.stack([p.evidence for p in predictions]),
+        np.stack([p.embedding for p in predictions]),
+    )
+
+
+def score_splits(
+    classifier: Classifier, validation: Validation, test: Films, elsewhere: Path | None
+) -> dict[str, ScoredFilms]:
+    """Score all films that a card speaks of.
+
+    Args:
+        classifier: the model.
+        validation: films as they are and under stress.
+        test: films of the official test split.
+        elsewhere: a folder of labelled films of another hospital, if there is one.
+
+    Returns:
+        ``validation``, ``stress``, ``test`` and, where it is given, ``elsewhere``.
+    """
+    splits = {
+        "validation": (validation.films.images, validation.films),
+        "stress": (validation.stressed, validation.films),
+        "test": (test.images, test),
+    }
+    scored = {
+        name: ScoredFilms(score(classifier, images[..., 0]), films.labels, films.patients, films.series)
+        for name, (images, films) in splits.items()
+    }
+    if elsewhere:
+        listed = list_labelled(elsewhere, "test")
+        scored["elsewhere"] = ScoredFilms(
+            score(classifier, (read_image(path) for path, _, _ in listed)),
+            np.array([label for _, label, _ in listed]),
+            [patient for _, _, patient in listed],
+            None,
+        )
+    return scored
+
+
+def measure_splits(
+    scored: dict[str, ScoredFilms], calibration: Calibration, novelty: NoveltyModel | None
+) -> dict[str, dict[str, Any]]:
+    """The metrics of a card.
+
+    Args:
+        scored: of ``score_splits``.
+        calibration: of the model.
+        novelty: of the model; without it films are not screened.
+    """
+    metrics = {}
+    for name, films in scored.items():
+        metrics[name] = {
+            "films": len(films.labels),
+            "pneumonia": int(films.labels.sum()),
+            **calibration.measure(films.labels, films.scores.logits, films.patients),
+        }
+        if films.series is not None:
+            metrics[name]["cause_auroc"] = _measure_cause(films)
+        if novelty and name != UNSCREENED:
+            metrics[name] |= _screen(novelty, films)
+    return metrics
+
+
+def _measure_cause(films: ScoredFilms) -> dict[str, float]:
+    """AUROC of virus against bacteria on the films with pneumonia."""
+    sick = films.labels == 1
+    viral, patients = films.series[sick] == "virus", np.array(films.patients)[sick]
+    return auroc_with_interval(viral, films.scores.causes[sick], patients)
+
+
+def _screen(novelty: NoveltyModel, films: ScoredFilms) -> dict[str, Any]:
+    """Share of the films that are unfamiliar or refused, and that are refused."""
+    scores = np.array([novelty.score(embedding) for embedding in films.scores.embeddings])
+    return {
+        "unfamiliar": share_with_interval(scores > novelty.unfamiliar, films.patients),
+        "refused": share_with_interval(scores > novelty.refused, films.patients),
+    }
+
+
+def measure_again(model: Path, data: str, elsewhere: Path | None) -> None:
+    """Replace the metrics in the card of a model, which keeps its calibration and its limits.
+
+    Args:
+        model: a .tflite file with its card.
+        data: the data set.
+        elsewhere: as in ``score_splits``.
+
+    Raises:
+        ValueError: if the model or the data cannot be used.
+    """
+    classifier = Classifier.load(model)
+    card = classifier.card
+    config = TrainConfig(**card.provenance["training"] | {"data": data})
+    test = load_films(data, "test", card.input_size)
+    scored = score_splits(classifier, load_validation(config), test, elsewhere)
+    calibration = Calibration(card.temperature, card.offset, card.uncertain)
+    novelty = card.novelty and NoveltyModel.from_json(card.novelty)
+    metrics = measure_splits(scored, calibration, novelty)
+    dataclasses.replace(card, metrics=metrics).save(model.with_suffix(".json"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.measure", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    parser.add_argument("--data", required=True, help="the data set")
+    parser.add_argument("--elsewhere", type=Path, help="labelled films of another hospital")
+    parser.add_argument("--models", type=Path, default=MODELS_DIR, help="the folder of both models")
+    args = parser.parse_args()
+    try:
+        for name in MODEL_NAMES:
+            measure_again(args.models / f"pneumonia_{name}.tflite", args.data, args.elsewhere)
+    except ValueError as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()
