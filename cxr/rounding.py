@@ -35,7 +35,7 @@ def format_probability(probability: float, *limits: float) -> str:
         probability: 0..1.
         limits: those that it is compared with, 0..1.
     """
-    upper, lower = max(0.99, *limits), min(0.01, *limits)
+    upper, lower = max([0.99, *limits]), min([0.01, *limits])
     if probability > upper:
         return f"over {format_number(upper, 0, 1)}"
     if probability < lower:

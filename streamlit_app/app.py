@@ -26,7 +26,9 @@ from streamlit_app import (
 st.set_page_config("CXR Lite: pneumonia on chest films", layout="wide")
 st.html(  # less air above the title; captions dark enough to be read (WCAG AA)
     "<style>.stMainBlockContainer { padding-top: 2.5rem }"
-    "[data-testid=stCaptionContainer] { color: inherit; opacity: 0.8 }</style>"
+    "[data-testid=stCaptionContainer] { color: inherit; opacity: 0.8 }"
+    # the drop zone's own words on the limit round it up to millions of bytes; the page's stand below it
+    "[data-testid=stFileUploaderDropzoneInstructions] { display: none }</style>"
 )
 st.header("CXR Lite &ensp; :orange-badge[Not for medical use]", anchor=False)
 st.markdown(

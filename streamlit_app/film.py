@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import math
 import threading
 import time
 import unicodedata
@@ -88,13 +89,13 @@ def choose() -> list[Source]:
             "Drop chest X-rays here: one, many, or a ZIP",
             key=f"upload_{state.uploads}",
             accept_multiple_files=True,
-            max_upload_size=MAX_BYTES // 2**20,
+            max_upload_size=math.ceil(MAX_BYTES / 10**6),  # the browser counts in millions of bytes
             on_change=_forget_sample,
             help=f"Accepted is {ACCEPTED}. Files stay in this session's memory and are not stored.",
         )
         st.caption(
-            f"Up to {limits.MAX_SESSION_BYTES // 2**20} MB a session. Files leave the server's memory "
-            f"{limits.GRACE_S:.0f} s after the page is closed."
+            f"Up to {MAX_BYTES // 2**20} MB a file and {limits.MAX_SESSION_BYTES // 2**20} MB a session. "
+            f"Files leave the server's memory {limits.GRACE_S:.0f} s after the page is closed."
         )
     with samples, st.container(horizontal=True, gap="xsmall"):
         for name, title in SAMPLES.items():

@@ -44,8 +44,8 @@ def show(latency: Latency, model: LoadedModel, decode_ms: float, draw_ms: float)
     st.altair_chart(_draw_stages(stages), alt="Time of each stage, as told below")
     st.caption(
         ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in stages.items())
-        + ". Decode and draw (the page's pictures: resize, color, encode) are timed once, on this film; the "
-        "others are medians of warm runs."
+        + ". Decode and draw (the page's pictures: resize, color, encode) are timed once, on this film; "
+        "the others are medians of warm runs."
     )
     threads = "1 thread" if latency.num_threads == 1 else f"{latency.num_threads} threads"
     st.markdown(

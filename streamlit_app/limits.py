@@ -44,9 +44,7 @@ SWEEP_S = 5.0
 
 UPLOAD = re.compile(r"/_stcore/upload_file/([^/]+)/([^/]+)$")
 SESSION_IS_FULL = f"One session may hold {MAX_SESSION_BYTES // 2**20} MB at a time."
-SERVER_IS_FULL = (
-    f"All visitors together may hold {MAX_SERVER_BYTES // 2**20} MB at a time; try again later."
-)
+SERVER_IS_FULL = f"All visitors may hold {MAX_SERVER_BYTES // 2**20} MB at a time; try again later."
 
 # uploads of more than 1 MB would be spooled to a temporary file, which must not be, and on a read-only
 # file system cannot

@@ -26,10 +26,10 @@ def explore(prediction: Prediction, card: ModelCard) -> None:
         chosen = percent / 100
         called = "pneumonia" if prediction.probability >= chosen else "normal"
         st.markdown(
-            f"This film, with a probability of {format_probability(prediction.probability, chosen)}, would "
-            f"be called **{called}** at {format_number(chosen, prediction.probability)}. On the validation "
-            f"patients this threshold gives a sensitivity of {points['validation'][0]:.1%} and a "
-            f"specificity of {points['validation'][1]:.1%}; the model's own threshold of "
+            f"This film, with a probability of {format_probability(prediction.probability, chosen)}, "
+            f"would be called **{called}** at {format_number(chosen, prediction.probability)}. On the "
+            f"validation patients this threshold gives a sensitivity of {points['validation'][0]:.1%} "
+            f"and a specificity of {points['validation'][1]:.1%}; the model's own threshold of "
             f"{tell_threshold(prediction, card)} was chosen there."
         )
         st.altair_chart(_draw_roc(card, points), alt="ROC curves with the chosen point")

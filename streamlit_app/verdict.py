@@ -54,7 +54,8 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
         )
     st.markdown(
         f"The calibrated probability {side} the threshold of {tell_threshold(prediction, card)}. It "
-        f"assumes that {card.prevalence:.0%} of the films show pneumonia; where fewer do, the true chance is lower."
+        f"assumes that {card.prevalence:.0%} of the films show pneumonia; where fewer do, the true "
+        "chance is lower."
     )
     st.markdown(
         f"At this threshold the model found {test['sensitivity']['value']:.0%} of the films with "

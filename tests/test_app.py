@@ -369,8 +369,8 @@ def test_the_address_has_the_sample_that_is_shown(page):
 
 
 def test_the_page_names_its_limits(page):
-    assert any("Up to 256 MB a session" in caption.value for caption in page.caption)
-    assert page.file_uploader[0].proto.max_upload_size_mb == 64
+    assert any("Up to 64 MB a file and 256 MB a session" in caption.value for caption in page.caption)
+    assert page.file_uploader[0].proto.max_upload_size_mb * 10**6 >= 64 * 2**20
 
 
 def test_the_report_holds_the_result_and_nothing_of_the_file_name(page):
