@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from cxr import read_film
 from cxr.errors import ACCEPTED, MAX_BYTES
@@ -142,12 +143,21 @@ def decode(data: bytes) -> ShownFilm:
     if shown is None or shown.digest != digest:
         slot.film = None
         start = time.perf_counter()
+        queue = st.empty()
         with st.spinner("Reading the film"):
             film = read_film(io.BytesIO(data))
+        queue.empty()
         decode_ms = (time.perf_counter() - start) * 1e3
         shown = ShownFilm(film.pixels, film.pixels.shape, film.notes, digest, decode_ms)
     _keep(slot, shown)
     return shown
+
+
+def tell_queue(place: DeltaGenerator, ahead: int) -> None:
+    """Say in ``place`` how many films wait before this one; nothing where none does. Ends the run of the
+    page when its visitor has left."""
+    films = "1 film is" if ahead == 1 else f"{ahead} films are"
+    place.caption(f"Waiting: {films} before yours.") if ahead else place.empty()
 
 
 def _keep(slot: _Slot, film: ShownFilm) -> None:

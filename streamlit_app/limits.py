@@ -9,6 +9,7 @@ It uses these names of Streamlit and Starlette, and ``tests/test_limits.py`` fai
 - ``Starlette.__call__`` is replaced, as a page has no other way to the server that runs it. (``st.App``
   takes middleware, but then ``streamlit run`` needs a script that is not the page.)
 - ``/_stcore/upload_file/SESSION/FILE`` and ``/_stcore/metrics`` are addresses of Streamlit.
+- ``UploadedFile`` is deeply copied at each run of the page, which doubled its memory.
 - ``file_storage`` of the upload manager has files by session and then by file, each with its ``data``.
 - ``Runtime.is_active_session`` and ``close_session``, the latter to be called on the server's event loop;
   ``remove_session_files`` of the upload manager; ``remove_orphaned_files`` of the media manager.
@@ -194,6 +195,9 @@ async def _sweep_on_timer() -> None:
         await asyncio.sleep(SWEEP_S)
         sweep(time.monotonic())
 
+
+# Streamlit gives each run of the page a deep copy of the uploads; the page only reads them.
+UploadedFile.__deepcopy__ = lambda upload, memo: upload
 
 _pass_on = getattr(Starlette.__call__, "__wrapped__", Starlette.__call__)
 Starlette.__call__ = functools.wraps(_pass_on)(_limited)

@@ -437,3 +437,16 @@ def test_a_comparison_without_the_other_model_gets_a_sentence(tmp_path, monkeypa
     assert not page.exception
     assert page.subheader[0].value.startswith("Pneumonia unlikely")
     assert "The comparison is not possible. Received the model pneumonia_float32" in page.error[0].value
+
+
+def test_the_place_in_the_queue_is_told():
+    def script():
+        import streamlit as st
+
+        from streamlit_app.film import tell_queue
+
+        for ahead in (2, 1, 0):
+            tell_queue(st.container(), ahead)
+
+    told = [caption.value for caption in AppTest.from_function(script).run().caption]
+    assert told == ["Waiting: 2 films are before yours.", "Waiting: 1 film is before yours."]

@@ -4,6 +4,7 @@ import http.client
 import re
 import threading
 import time
+import tracemalloc
 
 import pytest
 import uvicorn
@@ -14,7 +15,8 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 from streamlit.starlette import App
 from websockets.sync.client import connect
 
-from streamlit_app import limits
+from cxr.rows import COLUMNS
+from streamlit_app import batch, limits
 from tests.conftest import ROOT, SAMPLES
 
 # Streamlit leaves the event loops of its sessions to the garbage collector
@@ -78,8 +80,8 @@ class Tab:
         self.server, self.connection = server, connection
         self.run()
 
-    def run(self, widgets=None) -> None:
-        """Run the page, with a list of uploaded names in its drop zone."""
+    def start(self, widgets=None) -> None:
+        """Start a run of the page, with a list of uploaded names in its drop zone."""
         message = BackMsg()
         message.rerun_script.query_string = ""
         if widgets is not None:
@@ -88,6 +90,9 @@ class Tab:
                 info = state.file_uploader_state_value.uploaded_file_info.add(file_id=name, name=name)
                 info.file_urls.file_id = name
         self.connection.send(message.SerializeToString())
+
+    def run(self, widgets=None) -> None:
+        self.start(widgets)
         self.elements, finished = [], False
         while not finished:
             answer = ForwardMsg.FromString(self.connection.recv())
@@ -226,3 +231,43 @@ def test_a_sample_frees_the_uploads_before_it(server):
         while ForwardMsg.FromString(tab.connection.recv()).WhichOneof("type") != "script_finished":
             pass
         assert tab.stored() == []
+
+
+def test_the_page_shares_the_bytes_of_an_upload(server):
+    with open_tab(server) as tab:
+        data = bytes(2 * MB)
+        tab.upload("film", data)
+        stored = Runtime.instance().uploaded_file_mgr.file_storage[tab.session]["film"].data
+        tracemalloc.start()
+        tab.run(["film"])
+        used, _ = tracemalloc.get_traced_memory()
+        largest = max(trace.size for trace in tracemalloc.take_snapshot().traces)
+        tracemalloc.stop()
+        assert len(stored) == len(data)
+        assert largest < MB, used
+
+
+def test_a_batch_ends_when_its_visitor_leaves(server, monkeypatch):
+    scored, reached, left = [], threading.Event(), threading.Event()
+
+    def score(classifier, name, file):
+        scored.append(name)
+        if len(scored) == 3:
+            reached.set()
+            left.wait(60)
+        return dict.fromkeys(COLUMNS) | {"path": name, "error": "none"}, None
+
+    monkeypatch.setattr(batch, "score_film", score)
+    with open_tab(server) as tab:
+        names = [str(i) for i in range(9)]
+        for name in names:
+            tab.upload(name, NORMAL)
+        tab.start(names)
+        assert reached.wait(60)
+    while Runtime.instance().is_active_session(tab.session):
+        time.sleep(0.01)
+    left.set()
+    for thread in threading.enumerate():
+        if thread.name == "ScriptRunner.scriptThread":
+            thread.join(60)
+    assert len(scored) == 3
