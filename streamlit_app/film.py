@@ -137,17 +137,17 @@ def decode(data: bytes) -> ShownFilm:
     Raises:
         InvalidImageError: if the file cannot be scored.
     """
+    queue = st.empty()  # at each run, or what follows would be another element and lose its state
     digest = hashlib.sha256(data).hexdigest()
     slot: _Slot = st.session_state.setdefault("film", _Slot())
     shown = slot.film
     if shown is None or shown.digest != digest:
         slot.film = None
         start = time.perf_counter()
-        queue = st.empty()
         with st.spinner("Reading the film"):
             film = read_film(io.BytesIO(data))
-        queue.empty()
         decode_ms = (time.perf_counter() - start) * 1e3
+        queue.empty()
         shown = ShownFilm(film.pixels, film.pixels.shape, film.notes, digest, decode_ms)
     _keep(slot, shown)
     return shown

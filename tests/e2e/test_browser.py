@@ -359,9 +359,7 @@ def test_settings_of_the_viewer_end_with_their_film(open_page):
     page.get_by_role("button", name="Invert").press("Enter")
     assert "invert(1)" in film.evaluate("film => film.style.filter")
     page.get_by_text("What if the threshold were another?").click()
-    page.get_by_role("slider", name="Threshold").press(
-        "ArrowRight"
-    )  # the page runs; the film is the same
+    page.get_by_role("slider", name="Threshold").press("ArrowRight")  # the film is the same
     settle(page)
     assert "invert(1)" in film.evaluate("film => film.style.filter")
     page.get_by_role("button", name="Normal 1", exact=True).click()
