@@ -10,12 +10,25 @@ if ROOT not in sys.path:  # streamlit adds only this folder
     sys.path.insert(0, ROOT)
 
 from cxr import InvalidImageError, InvalidModelError
-from streamlit_app import batch, comparison, film, latency, report, screening, sidebar, threshold, verdict
+from streamlit_app import (
+    batch,
+    comparison,
+    film,
+    latency,
+    report,
+    screening,
+    sidebar,
+    threshold,
+    verdict,
+    viewer,
+)
 
 st.set_page_config("CXR Lite: pneumonia on chest films", layout="wide")
 st.html(  # less air above the title; captions dark enough to be read (WCAG AA)
     "<style>.stMainBlockContainer { padding-top: 2.5rem }"
-    "[data-testid=stCaptionContainer] { color: inherit; opacity: 0.8 }</style>"
+    "[data-testid=stCaptionContainer] { color: inherit; opacity: 0.8 }"
+    # the drop zone's own words on the limit round it up to millions of bytes; the page's stand below it
+    "[data-testid=stFileUploaderDropzoneInstructions] { display: none }</style>"
 )
 st.header("CXR Lite &ensp; :orange-badge[Not for medical use]", anchor=False)
 st.markdown(
@@ -58,13 +71,13 @@ if not screening.admits(prediction, chest_film):
 verdict.show(prediction, classifier.card)
 left, right = st.columns(2, gap="large")
 with left:
-    overlay_ms = film.show(chest_film, prediction, classifier.card)
+    draw_ms = viewer.show(chest_film, prediction, classifier.card)
     report.offer(chest_film, prediction, classifier.card)
 with right:
     verdict.explain(prediction, classifier.card)
     threshold.explore(prediction, classifier.card)
     (measured,) = latency.measure([classifier], chest_film)
-    latency.show(measured, model, chest_film.decode_ms, overlay_ms)
+    latency.show(measured, model, chest_film.decode_ms, draw_ms)
 try:
     comparison.show(chest_film)
 except InvalidModelError as error:

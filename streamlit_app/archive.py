@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from cxr import InvalidImageError
 from cxr.errors import MAX_BYTES
-from streamlit_app.film import Source
+from streamlit_app.film import Source, make_safe
 
 MAX_DIRECTORY_BYTES = 2**20  # some ten thousand members
+SIGNATURES = (b"PK\3\4", b"PK\5\6")  # of a member, and of an archive without any
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of the others the library inflates all at once
 DAMAGES = (
     RuntimeError,
@@ -38,8 +39,8 @@ class _BoundedFile(io.BytesIO):
 
 
 def is_archive(data: bytes) -> bool:
-    """Whether a file is a ZIP archive by its content."""
-    return zipfile.is_zipfile(io.BytesIO(data))
+    """Whether a file is a ZIP archive, by how it begins: a picture may end as one does."""
+    return data.startswith(SIGNATURES)
 
 
 def unpack(sources: Sequence[Source]) -> Iterator[Source]:
@@ -58,9 +59,15 @@ def unpack(sources: Sequence[Source]) -> Iterator[Source]:
             yield Source(source.name, source.key, _raiser(error))
             continue
         for i, member in enumerate(archive.infolist()):
-            hidden = member.filename.startswith("__MACOSX/") or "/." in f"/{member.filename}"
-            if not member.is_dir() and not hidden:
-                yield Source(member.filename, f"{source.key}/{i}", _member_reader(archive, member))
+            if not member.filename.endswith("/") and not _is_hidden(member.filename):
+                name = make_safe(member.filename.removeprefix("./"))
+                yield Source(name, f"{source.key}/{i}", _member_reader(archive, member))
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether it is what file managers hide, or macOS adds."""
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return any(part.startswith(".") for part in parts) or parts[:1] == ["__MACOSX"]
 
 
 def _open(data: bytes) -> zipfile.ZipFile:

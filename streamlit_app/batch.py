@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,29 +13,31 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from cxr import Classifier, InvalidImageError
+from cxr import Classifier, InvalidImageError, ModelCard
 from cxr.novelty import REFUSED, TYPICAL
+from cxr.rounding import count_digits
 from cxr.rows import COLUMNS, score_film
 from streamlit_app.archive import is_archive, unpack
-from streamlit_app.film import Source, shrink, to_data_url
+from streamlit_app.film import Source
 from streamlit_app.screening import override
+from streamlit_app.viewer import shrink, to_data_url
 
 MAX_FILMS = 500
 MAX_BATCH_BYTES = 2**30  # unpacked
 THUMBNAIL_PX = 96
+LOG = logging.getLogger(__name__)
 FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four full-width
 SHOWN = {
     "thumbnail": st.column_config.ImageColumn("film", width="small"),
     "path": st.column_config.TextColumn("file"),
     "label": st.column_config.TextColumn("verdict"),
-    "probability": st.column_config.ProgressColumn(
-        "probability", format="%.2f", min_value=0, max_value=1
-    ),
     "uncertain": st.column_config.CheckboxColumn("uncertain"),
     "screening": st.column_config.TextColumn("screening"),
     "inverted": st.column_config.CheckboxColumn("inverted"),
     "error": st.column_config.TextColumn("error", width="large"),
 }
+
+ORDER = ("thumbnail", "path", "label", "probability", "uncertain", "screening", "inverted", "error")
 
 Row = dict[str, Any]
 
@@ -55,13 +58,15 @@ def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
         films = films[:MAX_FILMS]
     anyway = st.checkbox("Show scores of refused films too", help="They mean little, and stay marked.")
     rows = [_withhold(row, anyway) for row in _score_all(films, classifier)]
+    columns = SHOWN | {"probability": _format_column(rows, classifier.card)}
     _summarize(rows)
-    table = pd.DataFrame(rows)[list(SHOWN)]
+    table = pd.DataFrame(rows)[list(ORDER)]
     texts = ["label", "screening", "error"]
     table[texts] = table[texts].fillna("")
     picked = st.dataframe(
         table,
-        column_config=SHOWN,
+        column_config=columns,
+        column_order=ORDER,
         row_height=56,
         on_select="rerun",
         selection_mode="single-row",
@@ -95,6 +100,9 @@ def _score_all(films: Sequence[Source], classifier: Classifier) -> list[Row]:
             known[film.key, classifier.card.sha256] = row
             total_bytes += size
         progress.empty()
+    here = {film.key for film in films}
+    for key in [key for key in known if key[0] not in here]:  # a session keeps the rows of one batch
+        del known[key]
     return [known[film.key, classifier.card.sha256] for film in films]
 
 
@@ -106,12 +114,24 @@ def _score(film: Source, classifier: Classifier, bytes_left: int) -> tuple[Row, 
         return empty | {"error": too_much}, 0
     try:
         data = film.read()
+        row, pixels = score_film(classifier, film.name, io.BytesIO(data))
+        if pixels is not None:
+            row["thumbnail"] = to_data_url(shrink(pixels, THUMBNAIL_PX), "JPEG", quality=80)
     except InvalidImageError as error:
         return empty | {"error": str(error)}, MAX_BATCH_BYTES // MAX_FILMS
-    row, pixels = score_film(classifier, film.name, io.BytesIO(data))
-    if pixels is not None:
-        row["thumbnail"] = to_data_url(shrink(pixels, THUMBNAIL_PX), "JPEG", quality=80)
+    except Exception as error:  # the other films are scored; names and messages may tell of the patient
+        kind = type(error).__name__
+        LOG.error("A film of a batch could not be scored: %s", kind)
+        failed = f"Received a file that this program failed to score, by an error of its own ({kind})."
+        return empty | {"error": failed}, MAX_BATCH_BYTES // MAX_FILMS
     return empty | row, len(data)
+
+
+def _format_column(rows: Sequence[Row], card: ModelCard) -> dict[str, Any]:
+    """The column of probabilities, with as many decimals as tell each from the threshold."""
+    shown = [row["probability"] for row in rows if row["probability"] is not None]
+    digits = max([2, *(count_digits(p, card.threshold, *card.uncertain) for p in shown)])
+    return st.column_config.ProgressColumn("probability", format=f"%.{digits}f", min_value=0, max_value=1)
 
 
 def _withhold(row: Row, anyway: bool) -> Row:

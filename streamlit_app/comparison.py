@@ -8,12 +8,14 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from cxr import Classifier, Latency, Prediction, overlay_evidence
+from cxr import Classifier, Latency, ModelCard, Prediction, overlay_evidence
 from cxr.classifier import MODEL_NAMES
 from cxr.novelty import TYPICAL
-from streamlit_app.film import ShownFilm, shrink
+from cxr.rounding import format_number
+from streamlit_app.film import ShownFilm
 from streamlit_app.latency import measure
 from streamlit_app.sidebar import load_model
+from streamlit_app.viewer import shrink
 
 EVIDENCE_PX = 512
 
@@ -38,10 +40,14 @@ def show(film: ShownFilm) -> None:
     ):
         card = classifier.card
         overlay = overlay_evidence(pixels, prediction.evidence, card.evidence_scale)
-        caption = f"{card.variant}: probability {prediction.probability:.3f}"
+        caption = f"{card.variant}: probability {_tell(prediction, card)}"
         if prediction.screening not in (None, TYPICAL):
             caption += f" ({prediction.screening})"
         column.image(overlay, caption=caption, width="stretch", alt=f"Evidence of {card.variant}")
+
+
+def _tell(prediction: Prediction, card: ModelCard) -> str:
+    return format_number(prediction.probability, card.threshold, *card.uncertain, least=3)
 
 
 def _show_numbers(
@@ -51,7 +57,7 @@ def _show_numbers(
     table = pd.DataFrame(
         {
             "size": [f"{c.card.size_bytes / 1e6:.1f} MB" for c in classifiers],
-            "probability": [f"{p.probability:.3f}" for p in predictions],
+            "probability": [_tell(p, c.card) for p, c in zip(predictions, classifiers, strict=True)],
             "screening": [p.screening or "none" for p in predictions],
             "median": [f"{median:.1f} ms" for median in medians],
             "p95": [f"{latency.p95_ms('inference'):.1f} ms" for latency in times],

@@ -1,23 +1,25 @@
-"""The film: where it comes from, and how it is shown with its evidence."""
+"""The film: where it comes from, and its pixels."""
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import io
+import math
+import threading
 import time
+import unicodedata
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import streamlit as st
-from PIL import Image
-from starlette.formparsers import MultiPartParser
+from streamlit.delta_generator import DeltaGenerator
 
-from cxr import ModelCard, Prediction, read_film
+from cxr import read_film
 from cxr.errors import ACCEPTED, MAX_BYTES
-from cxr.explanation import color_evidence
+from streamlit_app import limits
 
 SAMPLES = {
     "normal_1": "Normal 1",
@@ -25,22 +27,9 @@ SAMPLES = {
     "pneumonia_1": "Pneumonia 1",
     "pneumonia_2": "Pneumonia 2",
 }
-FOLDER = Path(__file__).resolve().parent
-SAMPLES_DIR = FOLDER / "samples"
+SAMPLES_DIR = Path(__file__).resolve().parent / "samples"
 SAMPLE_PX = 82  # four stand in a row on a phone
-SHOWN_PX = 1024  # the longer side on the page; larger films would only be slow to send
-LAYER_PX = 320  # of the evidence, which is smooth
-
-# uploads of more than 1 MB would be spooled to a temporary file, which must not be, and on a read-only
-# file system cannot
-MultiPartParser.spool_max_size = 2 * MAX_BYTES
-
-_viewer = st.components.v2.component(
-    "film_viewer",
-    html=(FOLDER / "viewer.html").read_text(),
-    css=(FOLDER / "viewer.css").read_text(),
-    js=(FOLDER / "viewer.js").read_text(),
-)
+MAX_KEPT_BYTES = 200 * 2**20  # of decoded films, in all sessions together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,42 +43,83 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class ShownFilm:
-    """A decoded film: pixels uint8 (H, W), what should be known of it, the sha256 of its file, how long
-    decoding took, and whether its gray levels were inverted on the visitor's word."""
+    """A decoded film.
+
+    Attributes:
+        pixels: uint8 (H, W), or a smaller copy of them where that is enough.
+        size: H and W as they were decoded, px.
+        notes: what should be known of it.
+        digest: the sha256 of its file.
+        decode_ms: how long decoding took.
+        inverted: whether its gray levels were inverted on the visitor's word.
+    """
 
     pixels: np.ndarray
+    size: tuple[int, int]
     notes: tuple[str, ...]
     digest: str
     decode_ms: float
     inverted: bool = False
 
 
+class _Slot:
+    """Where a session keeps the film that it shows; it may be emptied for the films of other sessions."""
+
+    film: ShownFilm | None = None
+    used: float = 0.0
+
+
+_slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
+_slots_lock = threading.Lock()
+
+
 def choose() -> list[Source]:
-    """The drop zone and the samples. Returns the chosen files, none before a choice."""
+    """The drop zone and the samples. Returns the chosen files, none before a choice.
+
+    The address has the chosen sample, so that the browser's Back and Forward lead to what was shown.
+    """
     state = st.session_state
     state.setdefault("uploads", 0)
-    state.setdefault("sample", st.query_params.get("sample"))
+    limits.watch_session()
+    sample = st.query_params.get("sample")
+    if sample in SAMPLES and state.get(f"upload_{state.uploads}"):  # Back to a sample from uploads
+        _empty_drop_zone()
     drop_zone, samples = st.columns([3, 4], gap="medium")
     with drop_zone:
         uploads = st.file_uploader(
             "Drop chest X-rays here: one, many, or a ZIP",
             key=f"upload_{state.uploads}",
             accept_multiple_files=True,
+            max_upload_size=math.ceil(MAX_BYTES / 10**6),  # the browser counts in millions of bytes
             on_change=_forget_sample,
             help=f"Accepted is {ACCEPTED}. Files stay in this session's memory and are not stored.",
         )
+        st.caption(
+            f"Up to {MAX_BYTES // 2**20} MB a file and {limits.MAX_SESSION_BYTES // 2**20} MB a session. "
+            f"Files leave the server's memory {limits.GRACE_S:.0f} s after the page is closed."
+        )
     with samples, st.container(horizontal=True, gap="xsmall"):
-        for sample, name in SAMPLES.items():
+        for name, title in SAMPLES.items():
             with st.container(width=SAMPLE_PX, gap="xsmall"):
-                st.image(_sample_path(sample), width=SAMPLE_PX, alt=f"Sample film, {name}")
-                st.button(name, key=sample, on_click=_take_sample, args=(sample,), type="tertiary")
+                st.image(_sample_path(name), width=SAMPLE_PX, alt=f"Sample film, {title}")
+                st.button(title, key=name, on_click=_take_sample, args=(name,), type="tertiary")
     with samples:
         st.caption("Samples: each a composite of nine children's films, no patient's own picture.")
+    for sentence in limits.list_refusals():
+        st.error(sentence)
     if uploads:
-        return [Source(upload.name, upload.file_id, upload.getvalue) for upload in uploads]
-    if state.sample in SAMPLES:
-        return [Source(state.sample, state.sample, _sample_path(state.sample).read_bytes)]
+        return [Source(make_safe(file.name), file.file_id, file.getvalue) for file in uploads]
+    if sample in SAMPLES:
+        return [Source(sample, sample, _sample_path(sample).read_bytes)]
     return []
+
+
+def make_safe(name: str) -> str:
+    """A file's name to show and to write into a table: what does not print, or turns the direction of the
+    text around, is replaced."""
+    return (
+        "".join("\ufffd" if unicodedata.category(c).startswith("C") else c for c in name) or "(no name)"
+    )
 
 
 def explain() -> None:
@@ -107,60 +137,40 @@ def decode(data: bytes) -> ShownFilm:
     Raises:
         InvalidImageError: if the file cannot be scored.
     """
+    queue = st.empty()  # at each run, or what follows would be another element and lose its state
     digest = hashlib.sha256(data).hexdigest()
-    shown = st.session_state.get("film")
+    slot: _Slot = st.session_state.setdefault("film", _Slot())
+    shown = slot.film
     if shown is None or shown.digest != digest:
-        st.session_state.film = None
+        slot.film = None
         start = time.perf_counter()
         with st.spinner("Reading the film"):
             film = read_film(io.BytesIO(data))
-        shown = ShownFilm(film.pixels, film.notes, digest, (time.perf_counter() - start) * 1e3)
-        st.session_state.film = shown
+        decode_ms = (time.perf_counter() - start) * 1e3
+        queue.empty()
+        shown = ShownFilm(film.pixels, film.pixels.shape, film.notes, digest, decode_ms)
+    _keep(slot, shown)
     return shown
 
 
-def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> float:
-    """The film under its evidence, in a viewer. Returns the time that the layer took, ms."""
-    start = time.perf_counter()
-    layer = color_evidence(prediction.evidence, card.evidence_scale, (LAYER_PX, LAYER_PX))
-    overlay_ms = (time.perf_counter() - start) * 1e3
-    view(film, layer)
-    rows, columns = prediction.evidence.shape
-    st.caption(
-        f"Color shows where evidence for pneumonia came from, on a scale that is the same for every "
-        f"film. The map has {rows} x {columns} cells: it points to a region, not to a lesion, and may "
-        "lie outside the lungs, where the framing of a film gave the answer away."
-    )
-    return overlay_ms
+def tell_queue(place: DeltaGenerator, ahead: int) -> None:
+    """Say in ``place`` how many films wait before this one; nothing where none does. Ends the run of the
+    page when its visitor has left."""
+    films = "1 film is" if ahead == 1 else f"{ahead} films are"
+    place.caption(f"Waiting: {films} before yours.") if ahead else place.empty()
 
 
-def view(film: ShownFilm, layer: np.ndarray | None) -> None:
-    """Zoom, brightness, contrast, inversion, and the opacity of the layer, uint8 (H, W, 4)."""
-    height, width = film.pixels.shape
-    description = f"Chest film of {width} by {height} pixels"
-    _viewer(
-        key="viewer",
-        data={
-            "film": to_data_url(shrink(film.pixels), "JPEG", quality=92),
-            "layer": None if layer is None else to_data_url(layer, "PNG"),
-            "description": description + ("" if layer is None else ", colored where evidence came from"),
-        },
-    )
-
-
-def shrink(pixels: np.ndarray, longest_px: int = SHOWN_PX) -> np.ndarray:
-    """A copy whose longer side is at most ``longest_px``, uint8 (h, w)."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((longest_px, longest_px))
-    return np.asarray(image)
-
-
-def to_data_url(pixels: np.ndarray, image_format: str, **options) -> str:
-    """A picture that a page can hold in itself."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, image_format, **options)
-    text = base64.b64encode(file.getvalue()).decode("ascii")
-    return f"data:image/{image_format.lower()};base64,{text}"
+def _keep(slot: _Slot, film: ShownFilm) -> None:
+    """Keep a film for the next run of its session, and let go of those that were shown least recently."""
+    slot.film, slot.used = film, time.monotonic()
+    with _slots_lock:
+        _slots.add(slot)
+        total = 0
+        for other in sorted(_slots, key=lambda other: other.used, reverse=True):
+            kept = other.film
+            total += 0 if kept is None else kept.pixels.nbytes
+            if total > MAX_KEPT_BYTES:
+                other.film = None
 
 
 def _sample_path(sample: str) -> Path:
@@ -168,11 +178,16 @@ def _sample_path(sample: str) -> Path:
 
 
 def _take_sample(sample: str) -> None:
-    st.session_state.sample = sample
-    st.session_state.uploads += 1  # a new key empties the drop zone
+    _empty_drop_zone()
     st.query_params["sample"] = sample
 
 
 def _forget_sample() -> None:
-    st.session_state.sample = None
     st.query_params.pop("sample", None)
+
+
+def _empty_drop_zone() -> None:
+    """Remove the uploads; a new key gives an empty widget."""
+    state = st.session_state
+    limits.release(state.get(f"upload_{state.uploads}") or ())
+    state.uploads += 1

@@ -33,25 +33,26 @@ def _turn() -> threading.Lock:
     return threading.Lock()
 
 
-def show(latency: Latency, model: LoadedModel, decode_ms: float, overlay_ms: float) -> None:
+def show(latency: Latency, model: LoadedModel, decode_ms: float, draw_ms: float) -> None:
     """Stages as one bar, then median and 95th percentile of inference, warm and cold."""
     stages = {
         "decode": decode_ms,
         **{stage: latency.median_ms(stage) for stage in latency.samples_ms},
-        "overlay": overlay_ms,
+        "draw": draw_ms,
     }
     st.subheader(f"{sum(stages.values()):.0f} ms from file to picture", anchor=False)
     st.altair_chart(_draw_stages(stages), alt="Time of each stage, as told below")
     st.caption(
         ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in stages.items())
-        + ". Decode and overlay are timed once, on this film; the others are medians of warm runs."
+        + ". Decode and draw (the page's pictures: resize, color, encode) are timed once, on this film; "
+        "the others are medians of warm runs."
     )
     threads = "1 thread" if latency.num_threads == 1 else f"{latency.num_threads} threads"
     st.markdown(
         f"Inference, warm: median **{latency.median_ms('inference'):.1f} ms**, 95th percentile "
-        f"{latency.p95_ms('inference'):.1f} ms over {REPEATS} warm runs, {threads}, {cpu_name()}. Cold: "
-        f"when this server started, loading took {model.load_ms:.0f} ms and the first inference "
-        f"{model.first_inference_ms:.1f} ms."
+        f"{latency.p95_ms('inference'):.1f} ms over {REPEATS} warm runs, {threads}, {cpu_name()}. "
+        f"First use of this model and thread count: loading took {model.load_ms:.0f} ms and the first "
+        f"inference {model.first_inference_ms:.1f} ms."
     )
 
 

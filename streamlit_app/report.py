@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import streamlit as st
 
 from cxr import ModelCard, Prediction, overlay_evidence
 from cxr.novelty import REFUSED, UNFAMILIAR
-from streamlit_app.film import ShownFilm, shrink, to_data_url
+from cxr.rounding import format_number
+from streamlit_app.film import ShownFilm
 from streamlit_app.screening import LOOKS_INVERTED
-from streamlit_app.verdict import format_probability, tell_elsewhere, tell_verdict
+from streamlit_app.verdict import tell_elsewhere, tell_probability, tell_threshold, tell_verdict
+from streamlit_app.viewer import shrink, to_data_url
 
 TEMPLATE = jinja2.Environment(autoescape=True).from_string(
     Path(__file__).with_name("report.html").read_text()
@@ -21,9 +24,10 @@ TEMPLATE = jinja2.Environment(autoescape=True).from_string(
 
 def offer(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
     """The button; the report is made when it is pressed."""
+    small = dataclasses.replace(film, pixels=shrink(film.pixels))  # the button must not hold all pixels
     st.download_button(
         "Download a report",
-        lambda: make_report(film, prediction, card),
+        lambda: make_report(small, prediction, card),
         f"cxr_lite_{film.digest[:8]}.html",
         "text/html",
         on_click="ignore",
@@ -34,13 +38,16 @@ def offer(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
 def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str:
     """The report's HTML. The file's name stays out of it, since it may name the patient."""
     pixels = shrink(film.pixels)
-    height, width = film.pixels.shape
+    height, width = film.size
     rows, columns = prediction.evidence.shape
     test = card.metrics["test"]
     facts = {
         "Made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "File": f"sha256 {film.digest}",
-        "Threshold": "{:.2f}; uncertain from {:.2f} to {:.2f}".format(card.threshold, *card.uncertain),
+        "Threshold": tell_threshold(prediction, card)
+        + "; uncertain from {} to {}".format(
+            *(format_number(limit, prediction.probability) for limit in card.uncertain)
+        ),
         "Prevalence assumed": f"{card.prevalence:.0%}",
         "Logit": f"{prediction.logit:.3f} before calibration",
         "Novelty": _tell_novelty(prediction, card),
@@ -54,7 +61,7 @@ def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str
     }
     return TEMPLATE.render(
         verdict=tell_verdict(prediction, card),
-        probability=format_probability(prediction.probability),
+        probability=tell_probability(prediction, card),
         marks=_list_marks(film, prediction),
         film=to_data_url(pixels, "JPEG", quality=90),
         overlay=to_data_url(

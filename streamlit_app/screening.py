@@ -8,7 +8,8 @@ import streamlit as st
 
 from cxr import Classifier, ModelCard, Prediction
 from cxr.novelty import REFUSED, UNFAMILIAR
-from streamlit_app.film import ShownFilm, view
+from streamlit_app.film import ShownFilm
+from streamlit_app.viewer import show_alone
 
 KNOWN = "frontal chest films of children"
 LOOKS_INVERTED = "This film looks inverted: air is white in it."
@@ -53,7 +54,7 @@ def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
     st.subheader("Not scored: this does not look like a frontal chest X-ray", anchor=False)
     left, right = st.columns(2, gap="large")
     with left:
-        view(film, None)
+        show_alone(film)
     with right:
         st.markdown(
             f"The model knows {KNOWN} alone, and would give a number to anything. "

@@ -7,6 +7,8 @@ import pandas as pd
 import streamlit as st
 
 from cxr import ModelCard, Prediction
+from cxr.rounding import format_number, format_probability
+from streamlit_app.verdict import tell_threshold
 
 SPLITS = {"test": "official test", "validation": "validation"}
 COLORS = ("#0f7b8a", "#7a8a99")
@@ -21,12 +23,14 @@ def explore(prediction: Prediction, card: ModelCard) -> None:
         percent = st.slider("Threshold (%)", 1, 99, start, key="threshold", help="Of the probability.")
         points = {split: _point(card, split, percent) for split in SPLITS}
         st.markdown(count_children(card, *points["test"]))
-        called = "pneumonia" if prediction.probability >= percent / 100 else "normal"
+        chosen = percent / 100
+        called = "pneumonia" if prediction.probability >= chosen else "normal"
         st.markdown(
-            f"This film would be called **{called}**. On the validation patients this threshold gives a "
-            f"sensitivity of {points['validation'][0]:.1%} and a specificity of "
-            f"{points['validation'][1]:.1%}; the model's own threshold of {card.threshold:.2f} was "
-            "chosen there."
+            f"This film, with a probability of {format_probability(prediction.probability, chosen)}, "
+            f"would be called **{called}** at {format_number(chosen, prediction.probability)}. On the "
+            f"validation patients this threshold gives a sensitivity of {points['validation'][0]:.1%} "
+            f"and a specificity of {points['validation'][1]:.1%}; the model's own threshold of "
+            f"{tell_threshold(prediction, card)} was chosen there."
         )
         st.altair_chart(_draw_roc(card, points), alt="ROC curves with the chosen point")
 

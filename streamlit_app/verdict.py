@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from cxr import ModelCard, Prediction
+from cxr.rounding import format_number, format_probability
 from streamlit_app.screening import badge
 
 
@@ -14,13 +15,13 @@ def show(prediction: Prediction, card: ModelCard) -> None:
     """The verdict, its probability and the threshold: what one look gives."""
     uncertain = " &ensp; :orange-badge[Uncertain]" if prediction.uncertain else ""
     st.subheader(
-        f"{tell_verdict(prediction, card)} &ensp; {format_probability(prediction.probability)}"
+        f"{tell_verdict(prediction, card)} &ensp; {tell_probability(prediction, card)}"
         f"{uncertain}{badge(prediction.screening)}",
         anchor=False,
     )
     st.altair_chart(
         _draw_bar(prediction.probability, card),
-        alt=f"Probability {format_probability(prediction.probability)} on a bar from 0 to 1",
+        alt=f"Probability {tell_probability(prediction, card)} on a bar from 0 to 1",
     )
 
 
@@ -29,13 +30,14 @@ def tell_verdict(prediction: Prediction, card: ModelCard) -> str:
     return "Pneumonia likely" if prediction.label == card.labels[1] else "Pneumonia unlikely"
 
 
-def format_probability(probability: float) -> str:
-    """Two digits, and no claim of certainty at either end."""
-    if probability > 0.99:
-        return "over 0.99"
-    if probability < 0.01:
-        return "under 0.01"
-    return f"{probability:.2f}"
+def tell_probability(prediction: Prediction, card: ModelCard) -> str:
+    """The probability, never rounded across the threshold or an end of the uncertain band."""
+    return format_probability(prediction.probability, card.threshold, *card.uncertain)
+
+
+def tell_threshold(prediction: Prediction, card: ModelCard) -> str:
+    """The threshold, with as many decimals as tell it from the probability."""
+    return format_number(card.threshold, prediction.probability, 0, 1)
 
 
 def explain(prediction: Prediction, card: ModelCard) -> None:
@@ -44,15 +46,16 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
     side = "reaches" if is_positive else "stays below"
     test, validation = card.metrics["test"], card.metrics["validation"]
     if prediction.uncertain:
-        low, high = card.uncertain
+        low, high = (format_number(limit, prediction.probability) for limit in card.uncertain)
         st.markdown(
-            f"**Uncertain:** it lies between {low:.2f} and {high:.2f}, where the model is not to be "
+            f"**Uncertain:** it lies between {low} and {high}, where the model is not to be "
             f"relied on. Outside of that band were {test['certain']['value']:.0%} of the test films, and "
             f"{test['certain_accuracy']['value']:.1%} of those were called right."
         )
     st.markdown(
-        f"The calibrated probability {side} the threshold of {card.threshold:.2f}. It assumes that "
-        f"{card.prevalence:.0%} of the films show pneumonia; where fewer do, the true chance is lower."
+        f"The calibrated probability {side} the threshold of {tell_threshold(prediction, card)}. It "
+        f"assumes that {card.prevalence:.0%} of the films show pneumonia; where fewer do, the true "
+        "chance is lower."
     )
     st.markdown(
         f"At this threshold the model found {test['sensitivity']['value']:.0%} of the films with "

@@ -12,8 +12,7 @@ export default function ({ data, parentElement }) {
   find(".for-layer").hidden = !data.layer;
   if (data.layer && layer.src !== data.layer) layer.src = data.layer;
 
-  // the upper left corner of what is seen, as a share of the film
-  stage.corner ??= { x: 0, y: 0 };
+  // stage.corner: the upper left corner of what is seen, as a share of the film
   const draw = () => {
     const zoom = value("zoom"), corner = stage.corner;
     for (const axis of ["x", "y"]) corner[axis] = Math.min(Math.max(corner[axis], 0), 1 - 1 / zoom);
@@ -39,11 +38,14 @@ export default function ({ data, parentElement }) {
     invert.setAttribute("aria-pressed", String(invert.getAttribute("aria-pressed") !== "true"));
     draw();
   };
-  find("[name=reset]").onclick = () => {
+  const reset = () => {
     for (const input of inputs) input.value = input.defaultValue;
     invert.setAttribute("aria-pressed", "false");
     stage.corner = { x: 0, y: 0 };
     stage.zoom = 1;
+  };
+  find("[name=reset]").onclick = () => {
+    reset();
     draw();
   };
   stage.ondblclick = (event) => {
@@ -62,5 +64,7 @@ export default function ({ data, parentElement }) {
     draw();
   };
   stage.ondragstart = (event) => event.preventDefault();
+  if (stage.digest !== data.digest) reset(); // what was set for one film does not suit the next
+  stage.digest = data.digest;
   draw();
 }

@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 import cxr
 import cxr.classifier
+from streamlit_app import film, viewer
 from streamlit_app.film import decode
 from streamlit_app.report import make_report
 from tests.conftest import ROOT, SAMPLES, load_photograph, make_dicom, png, save_dicom, upload
@@ -258,6 +259,120 @@ def test_the_threshold_explorer_counts_children(page):
     assert counts[5][4] >= alarms >= counts[95][4]
 
 
+def copy_models(folder, **change) -> None:
+    """The shipped models with other cards."""
+    for name in cxr.classifier.MODEL_NAMES:
+        model = cxr.classifier.find_model(name)
+        shutil.copy(model, folder)
+        card = json.loads(model.with_suffix(".json").read_text()) | change
+        (folder / model.name).with_suffix(".json").write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize("step", [-4e-4, 0, 4e-4])
+def test_no_probability_is_rounded_across_the_threshold(tmp_path, monkeypatch, step):
+    """A threshold just above, at and just below the probability of a film."""
+    probability = cxr.Classifier.load("int8").predict(NORMAL).probability
+    threshold = probability - step
+    copy_models(tmp_path, threshold=threshold, uncertain=[threshold, threshold])
+    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+    st.cache_resource.clear()
+    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    page.button(key="normal_1").click().run()
+    page.toggle(key="compare").set_value(True).run()
+    st.cache_resource.clear()
+    assert not page.exception
+    verdict = page.subheader[0].value
+    shown = float(re.search(r"(\d\.\d+)", verdict)[1])
+    text = next(m.value for m in page.markdown if "The calibrated probability" in m.value)
+    limit = float(re.search(r"threshold of (\d\.\d+)", text)[1])
+    assert (shown >= limit) == verdict.startswith("Pneumonia likely") == ("reaches" in text)
+    assert (shown == limit) == (step == 0)
+    compared = float(page.sidebar.table[0].value.loc["probability", "int8"])
+    assert step == 0 or (compared >= limit) == (shown >= limit)  # it has three decimals
+    shown_film = decode((SAMPLES / "normal_1.png").read_bytes())
+    classifier = cxr.Classifier.load("int8")
+    html = make_report(shown_film, classifier.predict(shown_film.pixels), classifier.card)
+    told = float(re.search(r"probability (\d\.\d+)", html)[1])
+    threshold_told = float(re.search(r"Threshold</th><td>(\d\.\d+)", html)[1])
+    assert (told >= threshold_told) == (shown >= limit)
+
+
+def test_the_explorer_tells_the_probability_from_the_chosen_threshold(page):
+    page.button(key="pneumonia_1").click().run()
+    page.slider(key="threshold").set_value(50).run()
+    text = next(m.value for m in page.markdown if "would be called" in m.value)
+    assert re.search(r"of (over )?0\.\d\d, would be called \*\*pneumonia\*\* at 0\.50", text)
+
+
+def test_the_pictures_are_drawn_and_timed_once(page, monkeypatch):
+    page.button(key="pneumonia_1").click().run()
+
+    def stages():
+        return next(c.value for c in page.caption if "draw" in c.value)
+
+    first = re.search(r"draw ([\d.]+) ms", stages())[1]
+    monkeypatch.setattr(viewer, "to_data_url", None)  # another drawing would fail
+    page.slider(key="threshold").set_value(20).run()
+    assert not page.exception
+    assert re.search(r"draw ([\d.]+) ms", stages())[1] == first
+
+
+def test_the_time_of_the_pictures_has_resize_and_encoding(page, monkeypatch):
+    encode = viewer.to_data_url
+
+    def encode_slowly(*args, **options):
+        clock.append(1000)
+        return encode(*args, **options)
+
+    clock = []
+    monkeypatch.setattr(viewer, "to_data_url", encode_slowly)
+    monkeypatch.setattr(viewer.time, "perf_counter", lambda: sum(clock))
+    page.button(key="pneumonia_1").click().run()
+    told = next(c.value for c in page.caption if "draw" in c.value)
+    assert re.search(r"draw ([\d.]+) ms", told)[1] == "2000000.0"  # the film and the layer
+
+
+def test_cold_times_belong_to_the_model_and_thread_count(page):
+    page.button(key="pneumonia_1").click().run()
+    text = " ".join(m.value for m in page.markdown)
+    assert "First use of this model and thread count" in text
+    assert "when this server started" not in text
+
+
+def test_decoded_films_of_all_sessions_together_are_limited(monkeypatch):
+    """Each page is a session; the films shown least recently are let go and decoded again when needed."""
+    monkeypatch.setattr(film, "MAX_KEPT_BYTES", 2 * NORMAL.nbytes)
+    pages = []
+    for _ in range(3):
+        page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+        pages.append(page.button(key="normal_1").click().run())
+    assert [page.session_state.film.film is None for page in pages] == [True, False, False]
+    pages[0].run()
+    assert pages[0].subheader[0].value.startswith("Pneumonia unlikely")
+    assert [page.session_state.film.film is None for page in pages] == [False, True, False]
+
+
+def test_the_address_has_the_sample_that_is_shown(page):
+    for sample in ("normal_1", "pneumonia_1"):
+        page.button(key=sample).click().run()
+    page.query_params["sample"] = "normal_1"  # Back
+    page.run()
+    assert page.subheader[0].value.startswith("Pneumonia unlikely")
+    upload(page, "film.png", (SAMPLES / "pneumonia_2.png").read_bytes())
+    assert "sample" not in page.query_params
+    page.query_params["sample"] = "normal_1"  # Back, from an upload
+    page.run()
+    assert page.subheader[0].value.startswith("Pneumonia unlikely")
+    del page.query_params["sample"]  # Back to the first visit
+    page.run()
+    assert "Drop a film or click a sample" in page.info[0].value
+
+
+def test_the_page_names_its_limits(page):
+    assert any("Up to 64 MB a file and 256 MB a session" in caption.value for caption in page.caption)
+    assert page.file_uploader[0].proto.max_upload_size_mb * 10**6 >= 64 * 2**20
+
+
 def test_the_report_holds_the_result_and_nothing_of_the_file_name(page):
     film = decode(save_dicom(make_dicom(NORMAL)))
     classifier = cxr.Classifier.load("int8")
@@ -322,3 +437,16 @@ def test_a_comparison_without_the_other_model_gets_a_sentence(tmp_path, monkeypa
     assert not page.exception
     assert page.subheader[0].value.startswith("Pneumonia unlikely")
     assert "The comparison is not possible. Received the model pneumonia_float32" in page.error[0].value
+
+
+def test_the_place_in_the_queue_is_told():
+    def script():
+        import streamlit as st
+
+        from streamlit_app.film import tell_queue
+
+        for ahead in (2, 1, 0):
+            tell_queue(st.container(), ahead)
+
+    told = [caption.value for caption in AppTest.from_function(script).run().caption]
+    assert told == ["Waiting: 2 films are before yours.", "Waiting: 1 film is before yours."]

@@ -1,12 +1,15 @@
 """Many films on the page, and archives that mean harm."""
 
 import io
+import json
+import logging
 import zipfile
 
 import numpy as np
 import pytest
 
 from cxr import InvalidImageError
+from streamlit_app import batch
 from streamlit_app.archive import unpack
 from streamlit_app.film import Source
 from tests.conftest import SAMPLES, load_photograph, png, upload
@@ -116,3 +119,100 @@ def test_films_are_scored_once_in_a_session(page, monkeypatch):
     page.checkbox[0].check().run()
     assert not page.exception
     assert list(page.dataframe[0].value.path) == list(first.path)
+
+
+def test_a_member_without_a_name_is_a_row_and_the_others_are_scored(page):
+    members = archive({"x.png": NORMAL, "y.png": NORMAL, "z.png": NORMAL})
+    named = members.replace(b"x.png", b"\0.png")
+    assert named != members
+    upload(page, "films.zip", named)
+    assert not page.exception
+    assert list(page.dataframe[0].value.label) == ["NORMAL"] * 3
+    assert list(page.dataframe[0].value.path) == ["(no name)", "y.png", "z.png"]
+
+
+def test_an_empty_name_is_a_row(page):
+    whole = archive({"x": NORMAL, "y.png": NORMAL})
+    end = whole.rindex(b"PK\5\6")
+    start = int.from_bytes(whole[end + 16 : end + 20], "little")
+    directory = bytearray(whole[start:end])
+    assert directory[46:47] == b"x"
+    directory[28:30] = b"\0\0"  # the length of the first name
+    del directory[46]
+    tail = bytearray(whole[end:])
+    tail[12:16] = len(directory).to_bytes(4, "little")
+    upload(page, "films.zip", bytes(whole[:start] + directory + tail))
+    assert not page.exception
+    table = page.dataframe[0].value
+    assert list(table.path) == ["(no name)", "y.png"]
+    assert table.label[1] == "NORMAL"
+
+
+def test_a_picture_with_an_archive_at_its_end_is_scored_as_the_picture(page):
+    for tail in (b"PK\5\6" + bytes(18), archive({"photograph.png": png(PHOTOGRAPH)})):
+        upload(page, "film.png", NORMAL + tail)
+        assert not page.exception
+        assert page.subheader[0].value.startswith("Pneumonia unlikely")
+        page.button(key="pneumonia_1").click().run()  # empties the drop zone
+
+
+def test_members_of_the_current_folder_are_films_and_hidden_ones_are_none():
+    names = [
+        "./a.png",
+        "b/./c.png",
+        "../d.png",
+        "./.hidden",
+        "b/.hidden/e.png",
+        "./__MACOSX/f",
+        ".DS_Store",
+    ]
+    data = archive(dict.fromkeys(names, NORMAL))
+    found = [source.name for source in unpack([Source("films.zip", "1", lambda: data)])]
+    assert found == ["a.png", "b/./c.png", "../d.png"]
+
+
+def test_names_are_shown_without_control_characters(page):
+    upload(page, "films.zip", archive({"a\x1b[31m\u202egnp.png": NORMAL, "<b>*b*.png": NORMAL}))
+    assert list(page.dataframe[0].value.path) == ["a\ufffd[31m\ufffdgnp.png", "<b>*b*.png"]
+
+
+def test_a_film_that_meets_an_error_of_the_program_is_a_row(page, monkeypatch, caplog):
+    score = batch.score_film
+
+    def fail(classifier, name, file):
+        if name == "Doe.png":
+            raise KeyError("Doe^Jane")
+        return score(classifier, name, file)
+
+    monkeypatch.setattr(batch, "score_film", fail)
+    with caplog.at_level(logging.ERROR):
+        upload(page, "films.zip", archive({"Doe.png": NORMAL, "b.png": NORMAL}))
+        page.checkbox[0].check().run()
+    assert not page.exception
+    table = page.dataframe[0].value.set_index("path")
+    assert table.label["b.png"] == "NORMAL"
+    assert "KeyError" in table.error["Doe.png"]
+    assert "Doe" not in table.error["Doe.png"]
+    logged = [record.getMessage() for record in caplog.records if record.name == batch.__name__]
+    assert logged == ["A film of a batch could not be scored: KeyError"]
+
+
+def test_a_session_keeps_the_rows_of_one_batch(page):
+    upload(page, "films.zip", archive({"a.png": NORMAL, "b.png": png(PHOTOGRAPH)}))
+    assert len(page.session_state.rows) == 2
+    page.button(key="normal_1").click().run()
+    upload(page, "others.zip", archive({"c.png": NORMAL}))
+    assert [row["path"] for row in page.session_state.rows.values()] == ["c.png"]
+
+
+def test_the_table_rounds_no_probability_across_the_threshold(page, monkeypatch):
+    score = batch.score_film
+
+    def score_closely(classifier, name, file):
+        row, pixels = score(classifier, name, file)
+        return row | {"probability": classifier.card.threshold - 0.0004}, pixels
+
+    monkeypatch.setattr(batch, "score_film", score_closely)
+    upload(page, "films.zip", archive({"a.png": NORMAL}))
+    columns = json.loads(page.dataframe[0].proto.columns)
+    assert columns["probability"]["type_config"]["format"] == "%.4f"

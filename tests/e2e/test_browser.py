@@ -290,3 +290,81 @@ def test_sessions_do_not_cross(open_page, tmp_path):
     for i, page in enumerate(pages.values()):
         page.get_by_role("img", name=f"Chest film of {500 + i} by {600 - i} pixels").wait_for()
         wait_for_verdict(page, f"Pneumonia {('unlikely', 'likely')[i % 2]}")
+
+
+def test_a_drop_of_more_than_a_session_may_hold_gets_a_sentence(open_page, tmp_path):
+    paths = []
+    for i in range(6):  # the last two are too many
+        path = tmp_path / f"{i}.png"
+        path.write_bytes(bytes(64 * 2**20))
+        paths.append(path)
+    page = open_page()
+    upload(page, *paths)
+    page.get_by_text("Received 2 files of 128 MB too many, not taken. One session").wait_for()
+    page.get_by_role("heading", name="0 of 0 films: pneumonia likely").wait_for()
+    keep(page, "too_many_bytes")
+    assert page.get_by_text("AxiosError").count() == 0
+    page.get_by_role("button", name="Normal 1", exact=True).click()
+    wait_for_verdict(page, "Pneumonia unlikely")
+    assert page.get_by_text("too many, not taken").count() == 0
+
+
+def test_the_table_has_no_export_of_its_own(open_page, files):
+    page = open_page()
+    upload(page, SAMPLES / "normal_1.png", files["photograph"])
+    page.get_by_role("heading", name="0 of 1 films: pneumonia likely").wait_for()
+    page.get_by_test_id("stDataFrame").hover()
+    page.get_by_role("button", name="Fullscreen: A row a film").wait_for()
+    assert page.get_by_role("button", name="Download as CSV").count() == 1  # the page's, which is safe
+
+
+def test_back_and_forward_show_what_the_address_says(open_page):
+    page = open_page()
+    page.get_by_role("button", name="Normal 1", exact=True).click()
+    wait_for_verdict(page, "Pneumonia unlikely")
+    settle(page)
+    page.get_by_role("button", name="Pneumonia 1", exact=True).click()
+    wait_for_verdict(page, "Pneumonia likely")
+    settle(page)
+    upload(page, SAMPLES / "normal_2.png")
+    wait_for_verdict(page, "Pneumonia unlikely")
+    settle(page)
+    assert "sample=" not in page.url
+    page.go_back()
+    wait_for_verdict(page, "Pneumonia likely")
+    assert "sample=pneumonia_1" in page.url
+    settle(page)
+    page.go_back()
+    wait_for_verdict(page, "Pneumonia unlikely")
+    assert "sample=normal_1" in page.url
+    settle(page)
+    page.go_forward()
+    wait_for_verdict(page, "Pneumonia likely")
+    assert "sample=pneumonia_1" in page.url
+    settle(page)
+    page.go_back()
+    settle(page)
+    page.go_back()
+    page.get_by_text("Drop a film or click a sample").wait_for()
+    assert "sample=" not in page.url
+
+
+def test_settings_of_the_viewer_end_with_their_film(open_page):
+    page = open_page("/?sample=pneumonia_1")
+    wait_for_verdict(page, "Pneumonia likely")
+    settle(page)
+    film = page.get_by_role("img", name=re.compile("^Chest film of"))
+    page.get_by_label("Zoom").fill("300")
+    page.get_by_label("Contrast").fill("200")
+    page.get_by_role("button", name="Invert").press("Enter")
+    assert "invert(1)" in film.evaluate("film => film.style.filter")
+    page.get_by_text("What if the threshold were another?").click()
+    page.get_by_role("slider", name="Threshold").press("ArrowRight")  # the film is the same
+    settle(page)
+    assert "invert(1)" in film.evaluate("film => film.style.filter")
+    page.get_by_role("button", name="Normal 1", exact=True).click()
+    wait_for_verdict(page, "Pneumonia unlikely")
+    settle(page)
+    assert film.evaluate("film => film.style.filter") == "brightness(1) contrast(1)"
+    assert page.locator(".pictures").evaluate("p => p.style.transform").startswith("scale(1)")
+    assert page.get_by_label("Zoom").input_value() == "100"

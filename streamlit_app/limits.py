@@ -1,0 +1,203 @@
+"""What the visitors' files may take of this server, and how long they stay when a tab is gone.
+
+Streamlit limits the size of one file, but neither the sum of a session nor that of all sessions. It drops
+an abandoned session only when somebody else connects, and its media addresses answer until then. So this
+module looks at each request before Streamlit does, and sweeps on a timer.
+
+It uses these names of Streamlit and Starlette, and ``tests/test_limits.py`` fails when one changes:
+
+- ``Starlette.__call__`` is replaced, as a page has no other way to the server that runs it. (``st.App``
+  takes middleware, but then ``streamlit run`` needs a script that is not the page.)
+- ``/_stcore/upload_file/SESSION/FILE`` and ``/_stcore/metrics`` are addresses of Streamlit.
+- ``UploadedFile`` is deeply copied at each run of the page, which doubled its memory.
+- ``file_storage`` of the upload manager has files by session and then by file, each with its ``data``.
+- ``Runtime.is_active_session`` and ``close_session``, the latter to be called on the server's event loop;
+  ``remove_session_files`` of the upload manager; ``remove_orphaned_files`` of the media manager.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import re
+import time
+from collections.abc import Iterable
+
+from starlette.applications import Starlette
+from starlette.formparsers import MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+from streamlit.runtime import Runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+from cxr.errors import MAX_BYTES
+
+MAX_SESSION_BYTES = 256 * 2**20
+MAX_SERVER_BYTES = 512 * 2**20
+MIN_FILE_BYTES = 2**16  # what any file counts, so that a million empty ones are refused as well
+FRAMING_BYTES = 2**20  # at most, around a file in the body of a request
+MAX_REFUSALS = 1000  # remembered for a session
+GRACE_S = 60.0  # for a tab whose connection broke off to come back
+SWEEP_S = 5.0
+
+UPLOAD = re.compile(r"/_stcore/upload_file/([^/]+)/([^/]+)$")
+SESSION_IS_FULL = f"One session may hold {MAX_SESSION_BYTES // 2**20} MB at a time."
+SERVER_IS_FULL = f"All visitors may hold {MAX_SERVER_BYTES // 2**20} MB at a time; try again later."
+
+# uploads of more than 1 MB would be spooled to a temporary file, which must not be, and on a read-only
+# file system cannot
+MultiPartParser.spool_max_size = 2 * MAX_BYTES
+
+_seen: dict[str, float] = {}  # session to the time when it was last known to be connected
+_arriving: dict[object, tuple[str, int]] = {}  # an upload under way to its session and bytes
+_refused: dict[str, dict[str, tuple[int, str]]] = {}  # session to file to bytes and reason
+_timer: asyncio.Task[None] | None = None
+
+
+def watch_session() -> None:
+    """Have this session's files removed when its tab has been gone for ``GRACE_S``."""
+    _seen[_session()] = time.monotonic()
+
+
+def list_refusals() -> list[str]:
+    """A sentence for each reason why files of this session were not taken; none when all were."""
+    refusals = list(_refused.get(_session(), {}).values())
+    sentences = []
+    for reason in sorted({reason for _, reason in refusals}):
+        sizes = [size for size, other in refusals if other == reason]
+        files = "1 file" if len(sizes) == 1 else f"{len(sizes)} files"
+        sentences.append(f"Received {files} of {_megabytes(sum(sizes))} too many, not taken. {reason}")
+    return sentences
+
+
+def release(uploads: Iterable[UploadedFile]) -> None:
+    """Remove uploads whose drop zone is emptied, and forget what was refused there."""
+    context = get_script_run_ctx()
+    for upload in uploads:
+        context.uploaded_file_mgr.remove_file(context.session_id, upload.file_id)
+    _refused.pop(context.session_id, None)
+
+
+def sweep(now: float) -> None:
+    """Close the sessions whose tabs have been gone for ``GRACE_S``, and remove what belongs to none.
+
+    To be called on the server's event loop.
+
+    Args:
+        now: of the monotonic clock, s.
+    """
+    runtime, closed = Runtime.instance(), False
+    for session, last in list(_seen.items()):
+        if runtime.is_active_session(session):
+            _seen[session] = now
+        elif now - last > GRACE_S:
+            runtime.close_session(session)
+            _refused.pop(session, None)
+            del _seen[session]
+            closed = True
+    for session in list(runtime.uploaded_file_mgr.file_storage):  # an upload may outlast its session
+        if session not in _seen and not runtime.is_active_session(session):
+            runtime.uploaded_file_mgr.remove_session_files(session)
+    if closed:
+        gc.collect()  # a session refers to itself, and holds a decoded film
+    # Closing a session only marks a file that may be downloaded: the next call removes it.
+    runtime.media_file_mgr.remove_orphaned_files()
+
+
+def _session() -> str:
+    return get_script_run_ctx().session_id
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:.0f} MB" if size >= 2**20 else "less than 1 MB"
+
+
+def _held(session: str | None = None) -> int:
+    """Bytes of uploads, those under way included, of one session or of all."""
+    stored = Runtime.instance().uploaded_file_mgr.file_storage
+    sizes = [
+        (owner, max(len(file.data), MIN_FILE_BYTES))
+        for owner, files in list(stored.items())
+        for file in list(files.values())
+    ]
+    return sum(size for owner, size in [*sizes, *_arriving.values()] if session in (None, owner))
+
+
+def _find_refusal(session: str, size: int) -> str | None:
+    """Why an upload is not taken, or None."""
+    if _held(session) + size > MAX_SESSION_BYTES + FRAMING_BYTES:
+        return SESSION_IS_FULL
+    if _held() + size > MAX_SERVER_BYTES + FRAMING_BYTES:
+        return SERVER_IS_FULL
+    return None
+
+
+async def _take(app: Starlette, scope: Scope, receive: Receive, send: Send) -> None:
+    """Pass an upload on, or receive it without keeping it.
+
+    Streamlit's drop zone would show a refusal as ``AxiosError`` and not run the page. So it is told that
+    the file came; the page runs, finds no such file, and says why.
+    """
+    session, file = UPLOAD.search(scope["path"]).groups()
+    request = Request(scope, receive)
+    declared = request.headers.get("content-length", "")
+    size = int(declared) if declared.isdecimal() else MAX_BYTES + FRAMING_BYTES
+    size = max(size, MIN_FILE_BYTES)
+    refusal = _find_refusal(session, size)
+    if refusal is None:
+        upload = object()
+        _arriving[upload] = session, size
+        try:
+            await _pass_on(app, scope, receive, send)
+        finally:
+            del _arriving[upload]
+        return
+    refused = _refused.setdefault(session, {})
+    if len(refused) < MAX_REFUSALS:
+        refused[file] = size, refusal
+    try:
+        async for _ in request.stream():
+            pass
+        await Response(status_code=204)(scope, receive, send)
+    except ClientDisconnect:
+        pass
+
+
+async def _limited(app: Starlette, scope: Scope, receive: Receive, send: Send) -> None:
+    """What the server does with a request: ``Starlette.__call__`` within the limits."""
+    if scope["type"] != "http":
+        await _pass_on(app, scope, receive, send)
+        return
+    _start_timer()
+    if scope["path"].endswith("/_stcore/metrics"):  # it tells anybody how many visitors there are
+        await PlainTextResponse("Not Found", status_code=404)(scope, receive, send)
+        return
+    upload = UPLOAD.search(scope["path"])
+    if upload and scope["method"] == "PUT" and Runtime.instance().is_active_session(upload[1]):
+        await _take(app, scope, receive, send)
+        return
+    if upload and scope["method"] == "DELETE":
+        _refused.get(upload[1], {}).pop(upload[2], None)
+    await _pass_on(app, scope, receive, send)
+
+
+def _start_timer() -> None:
+    global _timer  # noqa: PLW0603
+    if _timer is None or _timer.done():
+        _timer = asyncio.get_running_loop().create_task(_sweep_on_timer())
+
+
+async def _sweep_on_timer() -> None:
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        sweep(time.monotonic())
+
+
+# Streamlit gives each run of the page a deep copy of the uploads; the page only reads them.
+UploadedFile.__deepcopy__ = lambda upload, memo: upload
+
+_pass_on = getattr(Starlette.__call__, "__wrapped__", Starlette.__call__)
+Starlette.__call__ = functools.wraps(_pass_on)(_limited)

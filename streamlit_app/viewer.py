@@ -1,0 +1,103 @@
+"""The film under its evidence, as the page shows it."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+from PIL import Image
+
+from cxr import ModelCard, Prediction
+from cxr.explanation import color_evidence
+from streamlit_app.film import ShownFilm
+
+FOLDER = Path(__file__).resolve().parent
+SHOWN_PX = 1024  # the longer side on the page; larger films would only be slow to send
+LAYER_PX = 320  # of the evidence, which is smooth
+
+_viewer = st.components.v2.component(
+    "film_viewer",
+    html=(FOLDER / "viewer.html").read_text(),
+    css=(FOLDER / "viewer.css").read_text(),
+    js=(FOLDER / "viewer.js").read_text(),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """The pictures of a film and of its evidence, as data URLs, and how long it took to make them."""
+
+    film: str
+    layer: str
+    draw_ms: float
+
+
+def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> float:
+    """The film under its evidence, in a viewer. Returns the time that the two pictures took, ms: resize,
+    colors and encoding."""
+    drawing = _draw(film, prediction, card)
+    _view(film, drawing.film, drawing.layer)
+    rows, columns = prediction.evidence.shape
+    st.caption(
+        f"Color shows where evidence for pneumonia came from, on a scale that is the same for every "
+        f"film. The map has {rows} x {columns} cells: it points to a region, not to a lesion, and may "
+        "lie outside the lungs, where the framing of a film gave the answer away."
+    )
+    return drawing.draw_ms
+
+
+def show_alone(film: ShownFilm) -> None:
+    """The film without evidence, in a viewer."""
+    _view(film, _draw_film(film), None)
+
+
+def shrink(pixels: np.ndarray, longest_px: int = SHOWN_PX) -> np.ndarray:
+    """A copy whose longer side is at most ``longest_px``, uint8 (h, w)."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((longest_px, longest_px))
+    return np.asarray(image)
+
+
+def to_data_url(pixels: np.ndarray, image_format: str, **options) -> str:
+    """A picture that a page can hold in itself."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, image_format, **options)
+    text = base64.b64encode(file.getvalue()).decode("ascii")
+    return f"data:image/{image_format.lower()};base64,{text}"
+
+
+def _draw(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
+    """The two pictures, drawn and timed once, not at every move of a widget."""
+    key = film.digest, film.inverted, card.sha256
+    if st.session_state.get("drawing", (None,))[0] != key:
+        start = time.perf_counter()
+        picture = _draw_film(film)
+        layer = color_evidence(prediction.evidence, card.evidence_scale, (LAYER_PX, LAYER_PX))
+        layer_url = to_data_url(layer, "PNG")
+        drawing = Drawing(picture, layer_url, (time.perf_counter() - start) * 1e3)
+        st.session_state.drawing = key, drawing
+    return st.session_state.drawing[1]
+
+
+def _draw_film(film: ShownFilm) -> str:
+    return to_data_url(shrink(film.pixels), "JPEG", quality=92)
+
+
+def _view(film: ShownFilm, picture: str, layer: str | None) -> None:
+    """Zoom, brightness, contrast, inversion, and the opacity of the layer."""
+    height, width = film.size
+    description = f"Chest film of {width} by {height} pixels"
+    _viewer(
+        key="viewer",
+        data={
+            "digest": film.digest,
+            "film": picture,
+            "layer": layer,
+            "description": description + ("" if layer is None else ", colored where evidence came from"),
+        },
+    )
