@@ -48,7 +48,9 @@ class Film:
     notes: tuple[str, ...]
 
 
-def read_image(file: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
+def read_image(
+    file: str | os.PathLike[str] | BinaryIO, on_wait: Callable[[int], None] | None = None
+) -> np.ndarray:
     """Decode a film to gray pixels, as ``read_film`` does.
 
     Returns:
@@ -57,7 +59,7 @@ def read_image(file: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
     Raises:
         InvalidImageError: for everything that cannot be read, a missing path included.
     """
-    return read_film(file).pixels
+    return read_film(file, on_wait).pixels
 
 
 def read_film(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,14 +33,20 @@ Row = dict[str, Any]
 _LOG = logging.getLogger("cxr")
 
 
-def score_film(classifier: Classifier, name: str, file: Path | BinaryIO) -> tuple[Row, np.ndarray | None]:
+def score_film(
+    classifier: Classifier,
+    name: str,
+    file: Path | BinaryIO,
+    on_wait: Callable[[int], None] | None = None,
+) -> tuple[Row, np.ndarray | None]:
     """One film's row, ``name`` and what the model says, and its pixels, uint8 (H, W); where the file
     cannot be scored, whatever is raised, the row has the error, and there are no pixels. ``latency_ms``
-    is wall time from file to prediction, less the time that the film waited for others at the model."""
+    is wall time from file to prediction, less the time that the film waited for others at the model.
+    ``on_wait`` is as in ``read_film``."""
     row: Row = dict.fromkeys(COLUMNS) | {"path": name}
     start = time.perf_counter()
     try:
-        pixels = read_image(file)
+        pixels = read_image(file, on_wait)
         decode_ms = (time.perf_counter() - start) * 1e3
         prediction = classifier.predict(pixels)
     except Exception as error:  # one film must not stop the others

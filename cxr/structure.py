@@ -96,6 +96,8 @@ def _check_png(data: bytes) -> None:
     at, beside, count = len(PNG_START), 0, 0
     while at + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
+        if name == b"IEND":
+            return
         at += 12 + length
         beside += length * (name != b"IDAT")
         count += 1

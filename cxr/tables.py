@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Any, TextIO
 
@@ -45,8 +46,13 @@ def write_csv(rows: Iterable[Row], stream: TextIO) -> None:
 
 
 def to_printable(text: str) -> str:
-    r"""The text with each character that is not printable as an escape: ``\x1b``, ``\n``, ``\u202e``."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    r"""The text with control characters, line breaks and turns of direction as escapes like ``\x1b``."""
+    return "".join(c.encode("unicode_escape").decode() if _is_control(c) else c for c in text)
+
+
+def _is_control(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category.startswith("C") or category in ("Zl", "Zp")
 
 
 def _defuse(value: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from cxr import InvalidImageError
 from cxr.errors import MAX_BYTES
-from streamlit_app.film import Source, make_safe
+from streamlit_app.film import Source, name_safely
 
 MAX_DIRECTORY_BYTES = 2**20  # some ten thousand members
 SIGNATURES = (b"PK\3\4", b"PK\5\6")  # of a member, and of an archive without any
@@ -60,7 +60,7 @@ def unpack(sources: Sequence[Source]) -> Iterator[Source]:
             continue
         for i, member in enumerate(archive.infolist()):
             if not member.filename.endswith("/") and not _is_hidden(member.filename):
-                name = make_safe(member.filename.removeprefix("./"))
+                name = name_safely(member.filename.removeprefix("./"))
                 yield Source(name, f"{source.key}/{i}", _member_reader(archive, member))
 
 

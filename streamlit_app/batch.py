@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from cxr import Classifier, InvalidImageError, ModelCard
+from cxr import Classifier, ModelCard
 from cxr.novelty import REFUSED, TYPICAL
 from cxr.rounding import count_digits
-from cxr.rows import COLUMNS, score_film
+from cxr.rows import COLUMNS, Row, fail_film, score_film
+from cxr.tables import write_csv
 from streamlit_app.archive import is_archive, unpack
-from streamlit_app.film import Source
+from streamlit_app.film import Source, tell_queue
 from streamlit_app.screening import override
 from streamlit_app.viewer import shrink, to_data_url
 
 MAX_FILMS = 500
 MAX_BATCH_BYTES = 2**30  # unpacked
 THUMBNAIL_PX = 96
-LOG = logging.getLogger(__name__)
-FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four full-width
 SHOWN = {
     "thumbnail": st.column_config.ImageColumn("film", width="small"),
     "path": st.column_config.TextColumn("file"),
@@ -38,8 +36,6 @@ SHOWN = {
 }
 
 ORDER = ("thumbnail", "path", "label", "probability", "uncertain", "screening", "inverted", "error")
-
-Row = dict[str, Any]
 
 
 def is_many(sources: Sequence[Source]) -> bool:
@@ -91,22 +87,26 @@ def _score_all(films: Sequence[Source], classifier: Classifier) -> list[Row]:
     known: dict[tuple[str, str], Row] = st.session_state.setdefault("rows", {})
     missing = [film for film in films if (film.key, classifier.card.sha256) not in known]
     if missing:
-        progress, start, total_bytes = st.progress(0.0), time.monotonic(), 0
+        progress, queue = st.progress(0.0), st.empty()
+        start, total_bytes = time.monotonic(), 0
         for done, film in enumerate(missing):
             left_s = (time.monotonic() - start) / max(done, 1) * (len(missing) - done)
             text = f"{done} of {len(missing)} films" + (f", {left_s:.0f} s left" if done else "")
             progress.progress(done / len(missing), text)
-            row, size = _score(film, classifier, MAX_BATCH_BYTES - total_bytes)
+            row, size = _score(film, classifier, MAX_BATCH_BYTES - total_bytes, queue)
             known[film.key, classifier.card.sha256] = row
             total_bytes += size
         progress.empty()
+        queue.empty()
     here = {film.key for film in films}
     for key in [key for key in known if key[0] not in here]:  # a session keeps the rows of one batch
         del known[key]
     return [known[film.key, classifier.card.sha256] for film in films]
 
 
-def _score(film: Source, classifier: Classifier, bytes_left: int) -> tuple[Row, int]:
+def _score(
+    film: Source, classifier: Classifier, bytes_left: int, queue: DeltaGenerator
+) -> tuple[Row, int]:
     """A film's row with its thumbnail, and the bytes that were read for it."""
     empty = dict.fromkeys(COLUMNS) | {"path": film.name, "thumbnail": None}
     if bytes_left <= 0:
@@ -114,16 +114,13 @@ def _score(film: Source, classifier: Classifier, bytes_left: int) -> tuple[Row, 
         return empty | {"error": too_much}, 0
     try:
         data = film.read()
-        row, pixels = score_film(classifier, film.name, io.BytesIO(data))
+        row, pixels = score_film(
+            classifier, film.name, io.BytesIO(data), lambda ahead: tell_queue(queue, ahead)
+        )
         if pixels is not None:
             row["thumbnail"] = to_data_url(shrink(pixels, THUMBNAIL_PX), "JPEG", quality=80)
-    except InvalidImageError as error:
-        return empty | {"error": str(error)}, MAX_BATCH_BYTES // MAX_FILMS
-    except Exception as error:  # the other films are scored; names and messages may tell of the patient
-        kind = type(error).__name__
-        LOG.error("A film of a batch could not be scored: %s", kind)
-        failed = f"Received a file that this program failed to score, by an error of its own ({kind})."
-        return empty | {"error": failed}, MAX_BATCH_BYTES // MAX_FILMS
+    except Exception as error:  # the other films are scored
+        return empty | fail_film(film.name, error), MAX_BATCH_BYTES // MAX_FILMS
     return empty | row, len(data)
 
 
@@ -154,14 +151,7 @@ def _summarize(rows: Sequence[Row]) -> None:
 
 
 def _to_csv(rows: Sequence[Row]) -> str:
-    """The columns of ``python -m cxr predict --format csv``."""
+    """What ``python -m cxr predict --format csv`` writes."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(row | {"path": _defuse(row["path"])} for row in rows)
+    write_csv(rows, file)
     return file.getvalue()
-
-
-def _defuse(name: str) -> str:
-    """A file name that a spreadsheet takes for text and not for a formula."""
-    return f"'{name}" if name.lstrip().startswith(FORMULAS) else name

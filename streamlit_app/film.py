@@ -8,7 +8,6 @@ import io
 import math
 import threading
 import time
-import unicodedata
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from cxr import read_film
 from cxr.errors import ACCEPTED, MAX_BYTES
+from cxr.tables import to_printable
 from streamlit_app import limits
 
 SAMPLES = {
@@ -108,18 +108,15 @@ def choose() -> list[Source]:
     for sentence in limits.list_refusals():
         st.error(sentence)
     if uploads:
-        return [Source(make_safe(file.name), file.file_id, file.getvalue) for file in uploads]
+        return [Source(name_safely(file.name), file.file_id, file.getvalue) for file in uploads]
     if sample in SAMPLES:
         return [Source(sample, sample, _sample_path(sample).read_bytes)]
     return []
 
 
-def make_safe(name: str) -> str:
-    """A file's name to show and to write into a table: what does not print, or turns the direction of the
-    text around, is replaced."""
-    return (
-        "".join("\ufffd" if unicodedata.category(c).startswith("C") else c for c in name) or "(no name)"
-    )
+def name_safely(name: str) -> str:
+    """A file's name to show and to write into a table."""
+    return to_printable(name) or "(no name)"
 
 
 def explain() -> None:
@@ -144,8 +141,15 @@ def decode(data: bytes) -> ShownFilm:
     if shown is None or shown.digest != digest:
         slot.film = None
         start = time.perf_counter()
+
+        def wait(ahead: int) -> None:
+            nonlocal start
+            if ahead:  # the time of other films is not this one's
+                start = time.perf_counter()
+            tell_queue(queue, ahead)
+
         with st.spinner("Reading the film"):
-            film = read_film(io.BytesIO(data))
+            film = read_film(io.BytesIO(data), wait)
         decode_ms = (time.perf_counter() - start) * 1e3
         queue.empty()
         shown = ShownFilm(film.pixels, film.pixels.shape, film.notes, digest, decode_ms)

@@ -11,6 +11,7 @@ import streamlit as st
 
 from cxr import Classifier, InvalidModelError
 from cxr.classifier import MODEL_NAMES
+from cxr.decoding import shared_pool
 
 THREADS = (1, 2, 4)
 METRICS = ("auroc", "accuracy", "sensitivity", "specificity", "precision", "f1")
@@ -32,6 +33,7 @@ def load_model(name: str, num_threads: int) -> LoadedModel:
     Raises:
         InvalidModelError: if a model file is missing, damaged, or not the card's.
     """
+    shared_pool().start()
     start = time.perf_counter()
     classifier = Classifier.load(name, num_threads)
     load_ms = (time.perf_counter() - start) * 1e3

@@ -16,8 +16,6 @@ COLORS = ("#0f7b8a", "#7a8a99")
 
 def explore(prediction: Prediction, card: ModelCard) -> None:
     """A slider that moves along the ROC curve, and its consequence in children."""
-    if not set(SPLITS) <= set(card.operating_points):
-        return
     start = min(max(round(100 * card.threshold), 1), 99)
     with st.expander("What if the threshold were another?"):
         percent = st.slider("Threshold (%)", 1, 99, start, key="threshold", help="Of the probability.")

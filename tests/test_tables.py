@@ -62,4 +62,4 @@ def test_rows_are_written_as_they_come_without_other_keys():
 def test_what_a_terminal_may_obey_is_escaped():
     text = to_printable("a\x1b[2J\x9b\r\nb\u202egnp.\u2066\udcff\u2028")
     assert text == "a\\x1b[2J\\x9b\\r\\nb\\u202egnp.\\u2066\\udcff\\u2028"
-    assert to_printable("Röntgen 胸部 1.png") == "Röntgen 胸部 1.png"
+    assert to_printable("Röntgen 胸部\u3000 1.png") == "Röntgen 胸部\u3000 1.png"
