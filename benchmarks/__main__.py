@@ -1,4 +1,4 @@
-"""All benchmarks but ``visitors`` into ``benchmarks/README.md``; twenty minutes on two quiet cores.
+"""All benchmarks but ``load_test`` into ``benchmarks/README.md``; twenty minutes on two quiet cores.
 
 Command, with ``benchmarks/requirements.txt`` and Chromium installed::
 
@@ -53,7 +53,7 @@ def main() -> None:
     rows = [HEADER]
     for size in SIZES:
         rows += [run("inference", "--peers", out / str(size), "--threads", n) for n in (1, 2)]
-    rows.append(run("whole_path", "--model", out / str(SIZES[0]) / "keras.h5"))
+    rows.append(run("end_to_end", "--model", out / str(SIZES[0]) / "keras.h5"))
     rows.append(run("cage"))
     rows.append(run("throughput"))
     rows.append(run("training_speed", "--data", data))

@@ -22,7 +22,7 @@ import tensorflow as tf
 import tf_keras
 from ai_edge_litert.interpreter import Interpreter
 
-from benchmarks.limits import count_macs, peak_macs_per_second
+from benchmarks.roofline import count_macs, peak_macs_per_second
 from benchmarks.table import print_rows
 from cxr.classifier import INPUT, SIGNATURE
 

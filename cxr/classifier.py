@@ -34,7 +34,7 @@ class Prediction:
         viral_probability: that the pneumonia is viral and not bacterial, calibrated for as many of the
             one as of the other, 0..1; None where the label is NORMAL or the card gives no cause.
         logit: log-odds before calibration.
-        cause: log-odds of a virus given pneumonia, before calibration.
+        viral_logit: log-odds of a virus given pneumonia, before calibration.
         evidence: float32 (h, w), class activation map in log-odds; its mean is the logit.
         embedding: float32 (1280,), pooled features.
         novelty: how unlike the films of training it is, above 0, 1 is usual; None where the card has
@@ -50,7 +50,7 @@ class Prediction:
     uncertain: bool
     viral_probability: float | None
     logit: float
-    cause: float
+    viral_logit: float
     evidence: np.ndarray
     embedding: np.ndarray
     novelty: float | None
@@ -128,10 +128,10 @@ class Classifier:
         logit = float(output["logit"][0, 0])
         probability = _sigmoid(logit / card.temperature + card.offset)
         is_positive = probability >= card.threshold
-        cause = float(output["cause"][0, 0])
+        viral_logit = float(output["cause"][0, 0])
         viral = None
         if is_positive and card.cause:
-            viral = _sigmoid(cause / card.cause["temperature"] + card.cause["offset"])
+            viral = _sigmoid(viral_logit / card.cause["temperature"] + card.cause["offset"])
         interpreted = time.perf_counter()
         novelty, screening, inverted = None, None, False
         if self._novelty:
@@ -145,7 +145,7 @@ class Classifier:
             uncertain=card.uncertain[0] <= probability <= card.uncertain[1],
             viral_probability=viral,
             logit=logit,
-            cause=cause,
+            viral_logit=viral_logit,
             evidence=output["evidence"][0, :, :, 0],
             embedding=output["embedding"][0],
             novelty=novelty,

@@ -52,8 +52,8 @@ class Metrics(TypedDict):
     ece: Interval
     balanced_brier: Interval
     balanced_ece: Interval
-    certain: Interval
-    certain_accuracy: Interval
+    coverage: Interval
+    selective_accuracy: Interval
     cause_auroc: NotRequired[Interval]
     unfamiliar: NotRequired[Interval]
     refused: NotRequired[Interval]
@@ -63,9 +63,9 @@ class Splits(TypedDict):
     """Metrics by set of films."""
 
     validation: Metrics
-    stress: Metrics
+    corrupted: Metrics
     test: Metrics
-    elsewhere: NotRequired[Metrics]  # films of another hospital; provenance has their name
+    external: NotRequired[Metrics]  # films of another hospital; provenance has their name
 
 
 class OperatingPoints(TypedDict):
@@ -194,6 +194,6 @@ def _find_contradiction(card: ModelCard) -> str | None:
         for name, m in metrics.items():
             if isinstance(m, dict) and not m["low"] <= m["value"] <= m["high"]:
                 return f"metrics.{split}.{name} is {m}; accepted is a value between low and high"
-    if "elsewhere" in card.metrics and not isinstance(card.provenance.get("elsewhere"), str):
-        return "metrics have elsewhere without its name; accepted is a string in provenance.elsewhere"
+    if "external" in card.metrics and not isinstance(card.provenance.get("external"), str):
+        return "metrics have external without its name; accepted is a string in provenance.external"
     return None

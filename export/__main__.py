@@ -59,7 +59,7 @@ class ExportConfig:
 
 
 def export(
-    run: Path, config: ExportConfig, data: str | None = None, elsewhere: Path | None = None
+    run: Path, config: ExportConfig, data: str | None = None, external: Path | None = None
 ) -> dict[str, Report]:
     """Make and measure the models of a run.
 
@@ -67,7 +67,7 @@ def export(
         run: ``runs/<name>`` of ``training.train``; the pruned weights are left there.
         config: pruning.
         data: the data set, where it is not at the run's own path.
-        elsewhere: labelled films of another hospital, for the card to say what the model is worth there.
+        external: labelled films of another hospital, for the card to say what the model is worth there.
 
     Returns:
         Reports of ``dense float32`` (before pruning), ``float32`` and ``int8``.
@@ -91,7 +91,7 @@ def export(
     train = load_films(trained.data, "train", trained.image_size)
     digests = {"train": digest(train), "validation": digest(validation.films), "test": digest(test)}
     origin = _describe_training(trained, run) | {"data_sha256": digests}
-    origin |= {"elsewhere": elsewhere.name} if elsewhere else {}
+    origin |= {"external": external.name} if external else {}
     pruned = origin | {
         "pruning": dataclasses.asdict(config) | {"measured_sparsity": measure_sparsity(model)}
     }
@@ -104,9 +104,9 @@ def export(
         }
     }
     reports = {
-        "dense float32": measure_model(dense, "float32", origin, validation, test, elsewhere),
-        "float32": measure_model(float32, "float32", pruned, validation, test, elsewhere, train),
-        "int8": measure_model(int8, "int8", quantized, validation, test, elsewhere, train),
+        "dense float32": measure_model(dense, "float32", origin, validation, test, external),
+        "float32": measure_model(float32, "float32", pruned, validation, test, external, train),
+        "int8": measure_model(int8, "int8", quantized, validation, test, external, train),
     }
     check_loss(reports["float32"].validation_auroc, reports["int8"].validation_auroc)
     return gate_cause(reports)
@@ -146,12 +146,12 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True, help="runs/NAME of training.train")
     parser.add_argument("--out", type=Path, default=Path("models"), help="the models folder")
     parser.add_argument("--data", help="the data set, where it has moved since training")
-    parser.add_argument("--elsewhere", type=Path, help="labelled films of another hospital, measured too")
+    parser.add_argument("--external", type=Path, help="labelled films of another hospital, measured too")
     add_flags(parser, ExportConfig)
     options = vars(parser.parse_args())
-    run, out, data, elsewhere = (options.pop(name) for name in ("run", "out", "data", "elsewhere"))
+    run, out, data, external = (options.pop(name) for name in ("run", "out", "data", "external"))
     try:
-        reports = export(run, ExportConfig(**options), data, elsewhere)
+        reports = export(run, ExportConfig(**options), data, external)
         table = format_table(reports)
         write_models(out, reports, table)
     except (QuantizationError, ValueError, FileNotFoundError) as error:

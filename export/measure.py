@@ -2,7 +2,7 @@
 
 Command, which measures the models of a folder again and replaces the metrics in their cards::
 
-    python -m export.measure --data data/chest_xray --elsewhere data/nih_adults
+    python -m export.measure --data data/chest_xray --external data/nih_adults
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from training.dataset import Films, list_labelled, load_films
 from training.evaluate import Calibration, auroc_with_interval, share_with_interval
 from training.validation import Validation, load_validation
 
-UNSCREENED = "stress"  # the limits of novelty are for films as they come
+UNSCREENED = "corrupted"  # the limits of novelty are for films as they come
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,38 +51,38 @@ def score(classifier: Classifier, films: Iterable[np.ndarray]) -> Scores:
     predictions = [classifier.predict(film) for film in films]
     return Scores(
         np.array([p.logit for p in predictions]),
-        np.array([p.cause for p in predictions]),
+        np.array([p.viral_logit for p in predictions]),
         np.stack([p.evidence for p in predictions]),
         np.stack([p.embedding for p in predictions]),
     )
 
 
 def score_splits(
-    classifier: Classifier, validation: Validation, test: Films, elsewhere: Path | None
+    classifier: Classifier, validation: Validation, test: Films, external: Path | None
 ) -> dict[str, ScoredFilms]:
     """Score all films that a card speaks of.
 
     Args:
         classifier: the model.
-        validation: films as they are and under stress.
+        validation: films as they are and corrupted.
         test: films of the official test split.
-        elsewhere: a folder of labelled films of another hospital, if there is one.
+        external: a folder of labelled films of another hospital, if there is one.
 
     Returns:
-        ``validation``, ``stress``, ``test`` and, where it is given, ``elsewhere``.
+        ``validation``, ``corrupted``, ``test`` and, where it is given, ``external``.
     """
     splits = {
         "validation": (validation.films.images, validation.films),
-        "stress": (validation.stressed, validation.films),
+        "corrupted": (validation.corrupted, validation.films),
         "test": (test.images, test),
     }
     scored = {
         name: ScoredFilms(score(classifier, images[..., 0]), films.labels, films.patients, films.series)
         for name, (images, films) in splits.items()
     }
-    if elsewhere:
-        listed = list_labelled(elsewhere, "test")
-        scored["elsewhere"] = ScoredFilms(
+    if external:
+        listed = list_labelled(external, "test")
+        scored["external"] = ScoredFilms(
             score(classifier, (read_image(path) for path, _, _ in listed)),
             np.array([label for _, label, _ in listed]),
             [patient for _, _, patient in listed],
@@ -131,13 +131,13 @@ def _screen(novelty: NoveltyModel, films: ScoredFilms) -> dict[str, Any]:
     }
 
 
-def measure_again(model: Path, data: str, elsewhere: Path | None) -> None:
+def measure_again(model: Path, data: str, external: Path | None) -> None:
     """Replace the metrics in the card of a model, which keeps its calibration and its limits.
 
     Args:
         model: a .tflite file with its card.
         data: the data set.
-        elsewhere: as in ``score_splits``.
+        external: as in ``score_splits``.
 
     Raises:
         ValueError: if the model or the data cannot be used.
@@ -146,7 +146,7 @@ def measure_again(model: Path, data: str, elsewhere: Path | None) -> None:
     card = classifier.card
     config = TrainConfig(**card.provenance["training"] | {"data": data})
     test = load_films(data, "test", card.input_size)
-    scored = score_splits(classifier, load_validation(config), test, elsewhere)
+    scored = score_splits(classifier, load_validation(config), test, external)
     calibration = Calibration(card.temperature, card.offset, card.uncertain)
     novelty = card.novelty and NoveltyModel.from_json(card.novelty)
     metrics = measure_splits(scored, calibration, novelty)
@@ -158,12 +158,12 @@ def main() -> None:
         prog="python -m export.measure", description=__doc__.split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--data", required=True, help="the data set")
-    parser.add_argument("--elsewhere", type=Path, help="labelled films of another hospital")
+    parser.add_argument("--external", type=Path, help="labelled films of another hospital")
     parser.add_argument("--models", type=Path, default=MODELS_DIR, help="the folder of both models")
     args = parser.parse_args()
     try:
         for name in MODEL_NAMES:
-            measure_again(args.models / f"pneumonia_{name}.tflite", args.data, args.elsewhere)
+            measure_again(args.models / f"pneumonia_{name}.tflite", args.data, args.external)
     except ValueError as error:
         parser.exit(1, f"{error}\n")
 

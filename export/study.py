@@ -181,26 +181,26 @@ def _format(study: Study, models: dict[str, bytes]) -> str:
     film = films.images[0, ..., 0]
     times = [t.median_ms("inference") for t in measure_latency(classifiers, film, repeats=60, warmup=5)]
     lines = [
-        "| model | validation AUROC | stress AUROC | labels as float32 | map correlation | size, MB "
+        "| model | validation AUROC | corrupted AUROC | labels as float32 | map correlation | size, MB "
         "| gzipped, MB | latency / float32 |",
         "|---" * 8 + "|",
     ]
     for (name, model), classifier, time_ms in zip(models.items(), classifiers, times, strict=True):
-        plain, stressed = (
-            score(classifier, i[..., 0]) for i in (films.images, study.validation.stressed)
+        plain, corrupted = (
+            score(classifier, i[..., 0]) for i in (films.images, study.validation.corrupted)
         )
-        calibration = Calibration.fit(plain.logits, stressed.logits, labels)
+        calibration = Calibration.fit(plain.logits, corrupted.logits, labels)
         verdicts = np.concatenate(
             [
                 calibrate(s.logits, calibration.temperature, calibration.offset) >= THRESHOLD
-                for s in (plain, stressed)
+                for s in (plain, corrupted)
             ]
         )
         if name.endswith("float32"):
             reference, reference_maps, reference_ms = verdicts, plain.evidence, time_ms
         cells = [
             f"{roc_auc_score(labels, plain.logits):.4f}",
-            f"{roc_auc_score(labels, stressed.logits):.4f}",
+            f"{roc_auc_score(labels, corrupted.logits):.4f}",
             f"{np.mean(verdicts == reference):.1%}",
             f"{map_correlation(plain.evidence, reference_maps):.3f}",
             f"{len(model) / 1e6:.2f}",

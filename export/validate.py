@@ -84,7 +84,7 @@ def measure_model(
     provenance: dict[str, Any],
     validation: Validation,
     test: Films,
-    elsewhere: Path | None = None,
+    external: Path | None = None,
     train: Films | None = None,
 ) -> Report:
     """Calibrate on the validation patients, then measure on every split.
@@ -95,15 +95,15 @@ def measure_model(
         provenance: how it was made, for the card.
         validation: what calibration and evidence scale come from.
         test: what is reported. It decides nothing.
-        elsewhere: a folder of labelled films of another hospital, likewise.
+        external: a folder of labelled films of another hospital, likewise.
         train: what novelty is learned from; without it films are not screened.
     """
     card = blank_card(model, variant, validation.films.images.shape[1], provenance)
     classifier = Classifier(model, card, num_threads=1)
-    scored = score_splits(classifier, validation, test, elsewhere)
-    plain, stressed, tested = (scored[name].scores for name in ("validation", "stress", "test"))
+    scored = score_splits(classifier, validation, test, external)
+    plain, corrupted, tested = (scored[name].scores for name in ("validation", "corrupted", "test"))
     labels = validation.films.labels
-    calibration = Calibration.fit(plain.logits, stressed.logits, labels)
+    calibration = Calibration.fit(plain.logits, corrupted.logits, labels)
     novelty = None
     if train:
         seen = score(classifier, train.images[..., 0])
@@ -165,7 +165,7 @@ def format_table(reports: dict[str, Report]) -> str:
     medians = {name: latency.median_ms("inference") for name, latency in zip(reports, times, strict=True)}
     reference = reports["float32"]
     lines = [
-        "| model | size | gzipped | latency / float32 | validation AUROC | stress AUROC | test AUROC "
+        "| model | size | gzipped | latency / float32 | validation AUROC | corrupted AUROC | test AUROC "
         "| test accuracy | test sensitivity | test specificity | labels as float32 | map correlation |",
         "|---" * 12 + "|",
     ]
@@ -177,7 +177,7 @@ def format_table(reports: dict[str, Report]) -> str:
             f"{len(report.model) / 1e6:.2f} MB",
             f"{len(gzip.compress(report.model)) / 1e6:.2f} MB",
             f"{medians[name] / medians['float32']:.2f}",
-            *(f"{metrics[split]['auroc']['value']:.4f}" for split in ("validation", "stress")),
+            *(f"{metrics[split]['auroc']['value']:.4f}" for split in ("validation", "corrupted")),
             *(
                 f"{m['value']:.4f} ({m['low']:.3f}..{m['high']:.3f})"
                 for m in (metrics["test"][k] for k in ("auroc", "accuracy", "sensitivity", "specificity"))

@@ -14,7 +14,7 @@ from cxr.novelty import REFUSED, UNFAMILIAR
 from cxr.rounding import format_number
 from streamlit_app.film import ShownFilm
 from streamlit_app.screening import LOOKS_INVERTED
-from streamlit_app.verdict import tell_elsewhere, tell_probability, tell_threshold, tell_verdict
+from streamlit_app.verdict import tell_external, tell_probability, tell_threshold, tell_verdict
 from streamlit_app.viewer import shrink, to_data_url
 
 TEMPLATE = jinja2.Environment(autoescape=True).from_string(
@@ -74,7 +74,7 @@ def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str
         rows=facts,
         limits=[
             "Not for medical use: no decision about a patient may rest on this.",
-            f"The model learned from children of 1 to 5 years, of one hospital. {tell_elsewhere(card)}",
+            f"The model learned from children of 1 to 5 years, of one hospital. {tell_external(card)}",
             "The probability assumes the prevalence above; where fewer films show pneumonia, the chance "
             "is lower.",
             "The evidence shows where the score came from, not where a disease is.",

@@ -40,7 +40,7 @@ def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> Non
         card = classifier.card
         st.warning(
             f"**Unlike the films that the model learned from.** {_tell_novelty(prediction, card)} On "
-            f"such films its score is worth little{_tell_elsewhere(card)}."
+            f"such films its score is worth little{_tell_external(card)}."
         )
 
 
@@ -89,13 +89,13 @@ def _tell_refused(card: ModelCard) -> str:
     return f"Of the {test['films']} films of the official test split {test['refused']['value']:.1%} are."
 
 
-def _tell_elsewhere(card: ModelCard) -> str:
-    elsewhere = card.metrics.get("elsewhere")
-    if not elsewhere:
+def _tell_external(card: ModelCard) -> str:
+    external = card.metrics.get("external")
+    if not external:
         return ""
     return (
-        f": {elsewhere['unfamiliar']['value']:.0%} of {elsewhere['films']} adult films of another "
-        f"hospital are like that, and the AUROC there is {elsewhere['auroc']['value']:.2f}"
+        f": {external['unfamiliar']['value']:.0%} of {external['films']} adult films of another "
+        f"hospital are like that, and the AUROC there is {external['auroc']['value']:.2f}"
     )
 
 

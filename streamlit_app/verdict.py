@@ -49,8 +49,8 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
         low, high = (format_number(limit, prediction.probability) for limit in card.uncertain)
         st.markdown(
             f"**Uncertain:** it lies between {low} and {high}, where the model is not to be "
-            f"relied on. Outside of that band were {test['certain']['value']:.0%} of the test films, and "
-            f"{test['certain_accuracy']['value']:.1%} of those were called right."
+            f"relied on. Outside of that band were {test['coverage']['value']:.0%} of the test films, "
+            f"and {test['selective_accuracy']['value']:.1%} of those were called right."
         )
     st.markdown(
         f"The calibrated probability {side} the threshold of {tell_threshold(prediction, card)}. It "
@@ -72,19 +72,18 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
             f"apart with an AUROC of {cause['value']:.2f} ({cause['low']:.2f} to {cause['high']:.2f}), "
             f"those held out of training with {held_out['value']:.2f}."
         )
-    st.caption(
-        f"The model learned from children of 1 to 5 years, of one hospital. {tell_elsewhere(card)}"
-    )
+    st.caption(f"The model learned from children of 1 to 5 years, of one hospital. {tell_external(card)}")
 
 
-def tell_elsewhere(card: ModelCard) -> str:
+def tell_external(card: ModelCard) -> str:
     """What the model is worth on films of another hospital."""
-    if not card.metrics.get("elsewhere"):
-        return "On films from elsewhere, and on adults, it has not been measured."
-    metrics = card.metrics["elsewhere"]
+    if not card.metrics.get("external"):
+        return "On films from other hospitals, and on adults, it has not been measured."
+    metrics = card.metrics["external"]
     auroc, sensitivity, specificity = (metrics[k] for k in ("auroc", "sensitivity", "specificity"))
     return (
-        f"On {metrics['films']} films from elsewhere ({card.provenance['elsewhere'].replace('_', ' ')}) "
+        f"On {metrics['films']} films from other hospitals "
+        f"({card.provenance['external'].replace('_', ' ')}) "
         f"the AUROC is {auroc['value']:.2f} ({auroc['low']:.2f} to {auroc['high']:.2f}), with "
         f"{sensitivity['value']:.0%} of the films with pneumonia found and "
         f"{specificity['value']:.0%} of the others cleared."

@@ -65,7 +65,7 @@ def test_a_fold_never_trains_on_the_series_it_holds_out(config):
         assert not set(fold.inner.series) & set(held)
         assert not set(fold.train.patients) & set(fold.inner.patients)
         assert len(fold.held_out.labels) == 18
-        assert fold.held_out.images.shape == fold.held_out_stressed.shape == (18, 32, 32, 1)
+        assert fold.held_out.images.shape == fold.held_out_corrupted.shape == (18, 32, 32, 1)
         assert len(fold.sharpness) == 18
     patients = folds["patients"]
     assert len(patients.train.labels) == 24
@@ -82,7 +82,7 @@ def test_a_study_keeps_its_runs_and_prints_its_tables(config, tmp_path, monkeypa
     study(tmp_path, *arguments)
     assert [path.stat().st_mtime_ns for path in files] == times
     scores = summarize(files[0])
-    assert set(scores) == {"held out", "stressed", "sharpness"}
+    assert set(scores) == {"held out", "corrupted", "sharpness"}
     assert all(0 <= value <= 1 for value in scores.values())
     table = format_table(tmp_path).splitlines()
     assert [line.split(" | ")[0] for line in table[2:]] == ["| base", "| MixUp 0.2"]
@@ -96,7 +96,7 @@ def test_a_study_keeps_its_runs_and_prints_its_tables(config, tmp_path, monkeypa
     assert len(thresholds) == 8
     found = []
     for kept in (np.load(path) for path in files if path.name.startswith("base")):
-        for kind in ("held_out", "held_out_stressed"):
+        for kind in ("held_out", "held_out_corrupted"):
             called, sick = kept[kind] >= 0, kept["held_out_labels"] == 1
             found.append((called[sick].mean(), (~called[~sick]).mean()))
     sensitivity, specificity = np.mean(found, axis=0)

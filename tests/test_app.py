@@ -103,10 +103,10 @@ def test_the_cause_is_told_of_pneumonia_alone(page):
 
 def test_what_the_score_is_worth_elsewhere_is_said(page):
     page.button(key="pneumonia_1").click().run()
-    elsewhere = cxr.Classifier.load("int8").card.metrics["elsewhere"]
+    external = cxr.Classifier.load("int8").card.metrics["external"]
     said = " ".join(c.value for c in page.caption)
-    assert f"On {elsewhere['films']} films from elsewhere" in said
-    assert f"the AUROC is {elsewhere['auroc']['value']:.2f}" in said
+    assert f"On {external['films']} films from other hospitals" in said
+    assert f"the AUROC is {external['auroc']['value']:.2f}" in said
 
 
 def test_model_and_thread_choice(page):
@@ -412,7 +412,7 @@ def test_a_card_that_lacks_something_still_makes_a_page(tmp_path, monkeypatch, c
         shutil.copy(model, tmp_path)
         card = json.loads(model.with_suffix(".json").read_text())
         if "metrics" in change:
-            change = {"metrics": {k: v for k, v in card["metrics"].items() if k != "elsewhere"}}
+            change = {"metrics": {k: v for k, v in card["metrics"].items() if k != "external"}}
         (tmp_path / model.name).with_suffix(".json").write_text(json.dumps(card | change))
     monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
     st.cache_resource.clear()

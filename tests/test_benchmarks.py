@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.end_to_end import installed_mb
 from benchmarks.films import make_film
-from benchmarks.limits import count_macs
 from benchmarks.operators import summarize
+from benchmarks.roofline import count_macs
 from benchmarks.table import print_rows
-from benchmarks.whole_path import installed_mb
 from cxr.classifier import find_model
 from tests.conftest import ROOT
 

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, SAMPLES
 
 METRICS = (
     "auroc", "accuracy", "sensitivity", "specificity", "precision", "f1", "brier", "ece",
-    "balanced_brier", "balanced_ece", "certain", "certain_accuracy",
+    "balanced_brier", "balanced_ece", "coverage", "selective_accuracy",
 )  # fmt: skip
 EXPECTED = json.loads((Path(__file__).parent / "expected_probabilities.json").read_text())
 COMPOSITES = sorted(EXPECTED["int8"])  # each the mean of nine training films: see training.composites
@@ -96,7 +96,7 @@ def test_the_cause_is_told_of_pneumonia_alone(model_copy):
     classifier = Classifier.load(model_copy)
     assert classifier.predict(normal).viral_probability is None
     prediction = classifier.predict(pneumonia)
-    odds = np.exp(prediction.cause / 2.0 + 0.5)
+    odds = np.exp(prediction.viral_logit / 2.0 + 0.5)
     assert prediction.viral_probability == pytest.approx(odds / (1 + odds))
     edit_card(model_copy, cause=None)
     assert Classifier.load(model_copy).predict(pneumonia).viral_probability is None
@@ -161,7 +161,7 @@ def test_cards_belong_to_the_contract(classifier):
     assert card.temperature > 0
     assert 0 < card.threshold < 1
     assert (MODELS_DIR / f"{card.name}.tflite").stat().st_size == card.size_bytes
-    for split in ("validation", "stress", "test"):
+    for split in ("validation", "corrupted", "test"):
         for name in METRICS:
             metric = card.metrics[split][name]
             assert 0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1
@@ -239,7 +239,7 @@ def edit_within(model: Path, *keys_and_value) -> None:
             lambda m: edit_within(m, "metrics", "test", "auroc", "low", 0.999),
             "a value between low and hig",
         ),
-        (lambda m: edit_within(m, "provenance", "elsewhere", 5), "accepted is a string in provenance"),
+        (lambda m: edit_within(m, "provenance", "external", 5), "accepted is a string in provenance"),
         (lambda m: edit_within(m, "operating_points", "test", "threshold", [0.5]), "lists of one length"),
         (
             lambda m: edit_within(m, "operating_points", "test", "threshold", ["a"]),

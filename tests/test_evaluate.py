@@ -36,8 +36,8 @@ def test_metrics_by_hand():
         "balanced_ece": pytest.approx(
             (0.1 + 0.2 + 0.3 + 0.7) / 8 + (0.6 + 0.4 + 2 * 0.2 + 2 * 0.075) / 12
         ),
-        "certain": 0.8,
-        "certain_accuracy": pytest.approx(7 / 8),
+        "coverage": 0.8,
+        "selective_accuracy": pytest.approx(7 / 8),
     }
 
 
@@ -87,7 +87,7 @@ def test_shares_of_none_and_all_get_an_exact_interval_by_patients(films_each):
 def test_a_share_of_no_film_says_nothing():
     metrics = metrics_with_intervals(LABELS, np.full(10, 0.4), 0.5, BAND, list("abcdefghij"))
     assert metrics["precision"] == {"value": 0.0, "low": 0.0, "high": pytest.approx(0.975)}
-    assert metrics["certain"]["high"] == pytest.approx(1 - 0.025 ** (1 / 10))
+    assert metrics["coverage"]["high"] == pytest.approx(1 - 0.025 ** (1 / 10))
 
 
 def test_calibration_recovers_temperature_offset_and_ignores_prevalence():

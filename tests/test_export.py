@@ -100,18 +100,18 @@ def test_weights_decide_the_map(model, film):
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    external = tmp_path_factory.mktemp("external")
     for label, seeds in (("NORMAL", (1, 2)), ("PNEUMONIA", (3, 4))):
-        (elsewhere / label).mkdir()
+        (external / label).mkdir()
         for seed in seeds:
             film = Image.fromarray(draw_film(seed, label == "PNEUMONIA", size=200))
-            film.save(elsewhere / label / f"{seed}_000.png")
+            film.save(external / label / f"{seed}_000.png")
     out = tmp_path_factory.mktemp("models")
     (out / "README.md").write_text("# Models\n<!-- table: start -->old<!-- table: end -->\nafter\n")
     with pytest.MonkeyPatch.context() as patch:
         # an untrained network ranks a dozen films by chance, int8 by another; the gate has its own test
         patch.setattr("export.validate.MAX_AUROC_LOSS", 1.0)
-        reports = export(run, ExportConfig(sparsity=0.5, epochs=1), elsewhere=elsewhere)
+        reports = export(run, ExportConfig(sparsity=0.5, epochs=1), external=external)
     write_models(out, reports, format_table(reports))
     return out, reports
 
@@ -127,7 +127,7 @@ def test_export_writes_both_models_cards_and_the_table(exported):
     assert readme.endswith("after\n")
     assert "old" not in readme
     assert all(f"| {name} |" in readme for name in ("dense float32", "float32", "int8"))
-    assert reports["int8"].card.metrics["elsewhere"]["films"] == 4
+    assert reports["int8"].card.metrics["external"]["films"] == 4
     assert 0 <= reports["int8"].card.metrics["test"]["cause_auroc"]["value"] <= 1
     for name in ("float32", "int8"):
         card = Classifier.load(out / f"pneumonia_{name}.tflite").card
@@ -271,13 +271,13 @@ def test_models_measured_again_keep_their_card(exported, tiny_data, tmp_path):
     emptied = {name: {"value": 0.5, "low": 0.0, "high": 1.0} for name in ("auroc", "accuracy")}
     metrics = {split: values | emptied for split, values in card.metrics.items()}
     dataclasses.replace(card, metrics=metrics).save(model.with_suffix(".json"))
-    elsewhere = tmp_path / "elsewhere"
+    external = tmp_path / "external"
     for label, seeds in (("NORMAL", (1, 2)), ("PNEUMONIA", (3, 4))):
-        (elsewhere / label).mkdir(parents=True)
+        (external / label).mkdir(parents=True)
         for seed in seeds:
             film = Image.fromarray(draw_film(seed, label == "PNEUMONIA", size=200))
-            film.save(elsewhere / label / f"{seed}_000.png")
-    measure_again(model, str(tiny_data), elsewhere)
+            film.save(external / label / f"{seed}_000.png")
+    measure_again(model, str(tiny_data), external)
     assert ModelCard.load(model.with_suffix(".json")) == reports["int8"].card
 
 

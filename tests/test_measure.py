@@ -90,7 +90,7 @@ def test_series_and_cause_are_told_where_file_names_tell_them(tiny_data):
         prediction = classifier.predict(read_image(path))
         expected.setdefault(series, []).append(prediction.label == classifier.card.labels[label])
         if label:
-            causes[series].append(prediction.cause)
+            causes[series].append(prediction.viral_logit)
     rows = re.findall(r"^\| (\S+) \| (\d+) \| (\S+) \|", result.stdout, re.MULTILINE)
     assert {name: (int(count), float(right)) for name, count, right in rows} == {
         name: (len(flags), pytest.approx(np.mean(flags), abs=1e-3)) for name, flags in expected.items()

@@ -73,11 +73,11 @@ def test_batches_are_balanced_and_differ_by_epoch(config):
 def test_stressed_films_are_the_same_patients_changed(config):
     validation = load_validation(config)
     images = validation.films.images
-    assert images.shape == validation.stressed.shape
-    assert images.dtype == validation.stressed.dtype == np.uint8
-    changes = np.abs(images.astype(int) - validation.stressed).mean(axis=(1, 2, 3))
+    assert images.shape == validation.corrupted.shape
+    assert images.dtype == validation.corrupted.dtype == np.uint8
+    changes = np.abs(images.astype(int) - validation.corrupted).mean(axis=(1, 2, 3))
     assert changes.min() > 1
-    assert np.array_equal(load_validation(config).stressed, validation.stressed)
+    assert np.array_equal(load_validation(config).corrupted, validation.corrupted)
 
 
 def test_a_run_leaves_everything(config, tmp_path):
@@ -85,10 +85,10 @@ def test_a_run_leaves_everything(config, tmp_path):
     assert [row["stage"] for row in history(run)] == ["head", "finetune"]
     assert json.loads((run / "config.json").read_text()) == dataclasses.asdict(config)
     metrics = json.loads((run / "metrics.json").read_text())
-    for split in ("validation", "stress"):
+    for split in ("validation", "corrupted"):
         assert set(metrics[split]) == {
             "auroc", "accuracy", "sensitivity", "specificity", "precision", "f1",
-            "brier", "ece", "balanced_brier", "balanced_ece", "certain", "certain_accuracy",
+            "brier", "ece", "balanced_brier", "balanced_ece", "coverage", "selective_accuracy",
         }  # fmt: skip
     assert (run / "commit.txt").read_text() == run_folder.find_commit()
     for name in ("learning_curves.png", "confusion_matrix.png", "roc.png", "best_weights.h5"):

@@ -6,7 +6,7 @@ network is trained on the others and asked about those. Each lever is one change
 recipe, on small films and few steps, over several seeds; each run's logits are kept, so that a stopped
 study goes on where it was and tables cost nothing::
 
-    python -m training.ablate run --data data/chest_xray --weights FILE.h5 --elsewhere data/nih_adults
+    python -m training.ablate run --data data/chest_xray --weights FILE.h5 --external data/nih_adults
     python -m training.ablate table
     python -m training.ablate thresholds
 
@@ -35,7 +35,7 @@ from training.model import build_from, set_trainable
 from training.optimization import compile_model
 from training.run_folder import check_run, write_config
 from training.shortcuts import sharpness
-from training.validation import STRESS, predict_logits, stress
+from training.validation import CORRUPTION, corrupt, predict_logits
 
 STEPS = 100
 SEEDS = 3
@@ -62,7 +62,7 @@ LEVERS: dict[str, dict[str, float]] = {
 }
 
 # resampling and JPEG are on trial, so the yardstick is without them
-YARDSTICK = dataclasses.replace(STRESS, copy_share=0.0)
+YARDSTICK = dataclasses.replace(CORRUPTION, copy_share=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Fold:
     name: str
     train: Films
     inner: Films  # validation patients of the trained series: where thresholds come from
-    inner_stressed: np.ndarray
+    inner_corrupted: np.ndarray
     held_out: Films
-    held_out_stressed: np.ndarray
+    held_out_corrupted: np.ndarray
     sharpness: np.ndarray  # (N,) of the held-out films, stretched but not yet small
 
 
@@ -95,9 +95,9 @@ def make_folds(data: str, config: TrainConfig) -> list[Fold]:
                 name=name,
                 train=films.select(~is_held & ~in_validation),
                 inner=inner[0],
-                inner_stressed=inner[1],
+                inner_corrupted=inner[1],
                 held_out=held_out[0],
-                held_out_stressed=held_out[1],
+                held_out_corrupted=held_out[1],
                 sharpness=np.array([sharpness(image[..., 0]) for image in chosen.images]),
             )
         )
@@ -128,7 +128,7 @@ def study(
     config: TrainConfig,
     levers: list[str],
     folds: list[str],
-    elsewhere: Path | None,
+    external: Path | None,
     steps: int,
 ) -> None:
     """Train and keep what is not there yet: a file ``<lever>--<fold>--<seed>.npz`` a run in ``out``.
@@ -138,18 +138,18 @@ def study(
         config: the base recipe; names data and initial weights.
         levers: keys of ``LEVERS``.
         folds: names of folds.
-        elsewhere: a labelled folder of another hospital, measured as well.
+        external: a labelled folder of another hospital, measured as well.
         steps: of each run.
 
     Raises:
         ValueError: if ``out`` holds runs of another recipe, or the data cannot be used.
     """
-    settings = dataclasses.asdict(config) | {"steps": steps, "elsewhere": elsewhere is not None}
+    settings = dataclasses.asdict(config) | {"steps": steps, "external": external is not None}
     check_run(out, settings, resume=True)
     write_config(out, settings)
     other_labels = np.zeros(0)
-    if elsewhere:
-        listed = list_labelled(elsewhere, "val")
+    if external:
+        listed = list_labelled(external, "val")
         others = np.stack([preprocess(read_image(path), config.image_size) for path, _, _ in listed])
         other_labels = np.array([label for _, label, _ in listed])
     made = [fold for fold in make_folds(config.data, config) if fold.name in folds]
@@ -162,12 +162,12 @@ def study(
                 changed = dataclasses.replace(config, seed=seed, **LEVERS[lever])
                 model = run_probe(fold, changed, steps)
                 logits = {name: predict_logits(model, x)[:, 0] for name, x in _images(fold).items()}
-                if elsewhere:
-                    logits["elsewhere"] = predict_logits(model, others)[:, 0]
+                if external:
+                    logits["external"] = predict_logits(model, others)[:, 0]
                 arrays = {
                     "inner_labels": fold.inner.labels,
                     "held_out_labels": fold.held_out.labels,
-                    "elsewhere_labels": other_labels,
+                    "external_labels": other_labels,
                     "sharpness": fold.sharpness,
                 }
                 with path.with_suffix(".part").open("wb") as file:
@@ -179,14 +179,14 @@ def study(
 def _images(fold: Fold) -> dict[str, np.ndarray]:
     return {
         "inner": fold.inner.images,
-        "inner_stressed": fold.inner_stressed,
+        "inner_corrupted": fold.inner_corrupted,
         "held_out": fold.held_out.images,
-        "held_out_stressed": fold.held_out_stressed,
+        "held_out_corrupted": fold.held_out_corrupted,
     }
 
 
 def summarize(path: Path) -> dict[str, float]:
-    """AUROCs of a run's held-out films, plain and stressed, and elsewhere; and how far the logit follows
+    """AUROCs of a run's held-out films, plain and corrupted, and external; and how far the logit follows
     sharpness within a class (Spearman's correlation, mean size over both)."""
     run = np.load(path)
     labels = run["held_out_labels"]
@@ -196,11 +196,11 @@ def summarize(path: Path) -> dict[str, float]:
     ]
     result = {
         "held out": roc_auc_score(labels, run["held_out"]),
-        "stressed": roc_auc_score(labels, run["held_out_stressed"]),
+        "corrupted": roc_auc_score(labels, run["held_out_corrupted"]),
         "sharpness": np.mean(followed),
     }
-    if len(run["elsewhere_labels"]):
-        result["elsewhere"] = roc_auc_score(run["elsewhere_labels"], run["elsewhere"])
+    if len(run["external_labels"]):
+        result["external"] = roc_auc_score(run["external_labels"], run["external"])
     return {name: float(value) for name, value in result.items()}
 
 
@@ -212,7 +212,7 @@ def format_table(out: Path) -> str:
         lever, fold, seed = path.stem.split("--")
         folds = "patients" if fold == PATIENTS_FOLD else "series"
         runs.setdefault((lever, folds), {}).setdefault(seed, []).append(summarize(path))
-    columns = ("held out", "stressed", "elsewhere", "sharpness")
+    columns = ("held out", "corrupted", "external", "sharpness")
     lines = ["| recipe | folds | seeds | " + " | ".join(columns) + " |", "|---" * 7 + "|"]
     for folds, count in (("series", len(SERIES_FOLDS)), ("patients", 1)):
         base = _average_folds(runs.get((BASE, folds), {}), count)
@@ -244,24 +244,24 @@ def _average_folds(seeds: dict[str, list[dict[str, float]]], folds: int) -> dict
 
 def format_thresholds(out: Path) -> str:
     """A markdown table: ways to fix the operating point on patients of the trained series, and what
-    they give on the series held out, plain and stressed, as mean over folds and seeds."""
+    they give on the series held out, plain and corrupted, as mean over folds and seeds."""
     rows: dict[str, list[tuple[float, ...]]] = {}
     for path in sorted(out.glob(f"{BASE}--*+*--*.npz")):
         run = np.load(path)
-        y, plain, stressed = run["inner_labels"], run["inner"], run["inner_stressed"]
-        both = np.concatenate([plain, stressed]), np.concatenate([y, y])
+        y, plain, corrupted = run["inner_labels"], run["inner"], run["inner_corrupted"]
+        both = np.concatenate([plain, corrupted]), np.concatenate([y, y])
         cuts = {
             "logit 0": 0.0,
             "sensitivity 97 %, plain": np.percentile(plain[y == 1], 3),
-            "sensitivity 97 %, plain and stressed": np.percentile(both[0][both[1] == 1], 3),
+            "sensitivity 97 %, plain and corrupted": np.percentile(both[0][both[1] == 1], 3),
             "Youden, plain": _youden(plain, y),
-            "Youden, plain and stressed": _youden(*both),
+            "Youden, plain and corrupted": _youden(*both),
             "Platt at the patients' prevalence, plain": _platt(plain, y, y.mean()),
             "balanced Platt, plain": _platt(plain, y),
-            "balanced Platt, plain and stressed": _platt(*both),
+            "balanced Platt, plain and corrupted": _platt(*both),
         }
         for name, cut in cuts.items():
-            for kind in ("held_out", "held_out_stressed"):
+            for kind in ("held_out", "held_out_corrupted"):
                 positive = run["held_out_labels"] == 1
                 found = np.mean(run[kind][positive] >= cut), np.mean(run[kind][~positive] < cut)
                 rows.setdefault(name, []).append((*found, np.mean(found)))
@@ -287,9 +287,9 @@ def _platt(logits: np.ndarray, labels: np.ndarray, prevalence: float = 0.5) -> f
 
 
 def _resize(films: Films, size: int) -> tuple[Films, np.ndarray]:
-    """The films at the network's size, and the same under stress."""
+    """The films at the network's size, and the same corrupted."""
     plain = np.stack([preprocess(image[..., 0], size) for image in films.images])
-    return Films(plain, films.labels, films.paths), stress(films.images, size, YARDSTICK)
+    return Films(plain, films.labels, films.paths), corrupt(films.images, size, YARDSTICK)
 
 
 def _draw_each_class(labels: np.ndarray, members: np.ndarray) -> np.ndarray:
@@ -307,7 +307,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--data", default=PROBE.data)
     parser.add_argument("--weights", default=PROBE.weights)
-    parser.add_argument("--elsewhere", type=Path, help="labelled films of another hospital")
+    parser.add_argument("--external", type=Path, help="labelled films of another hospital")
     parser.add_argument("--levers", nargs="+", choices=LEVERS, default=list(LEVERS))
     parser.add_argument(
         "--folds", nargs="+", choices=[*SERIES_FOLDS, PATIENTS_FOLD], default=list(SERIES_FOLDS)
@@ -317,7 +317,7 @@ def main() -> None:
     if args.command == "run":
         config = dataclasses.replace(PROBE, data=args.data, weights=args.weights)
         try:
-            study(args.out, config, args.levers, args.folds, args.elsewhere, args.steps)
+            study(args.out, config, args.levers, args.folds, args.external, args.steps)
         except ValueError as error:
             parser.exit(1, f"{error}\n")
     print(format_thresholds(args.out) if args.command == "thresholds" else format_table(args.out))

@@ -67,11 +67,11 @@ def compare(
         if not (run / "metrics.json").exists():
             train(chosen, runs, resume=True)
         _, model = load_run(run)
-        plain, stressed, logits = (
+        plain, corrupted, logits = (
             predict_logits(model, images)[:, 0]
-            for images in (validation.films.images, validation.stressed, measured.images)
+            for images in (validation.films.images, validation.corrupted, measured.images)
         )
-        calibration = Calibration.fit(plain, stressed, validation.films.labels)
+        calibration = Calibration.fit(plain, corrupted, validation.films.labels)
         metrics = calibration.measure(measured.labels, logits, measured.patients)
         models.append(model)
         rows.append(

@@ -66,8 +66,8 @@ def compute_metrics(
         "ece": _calibration_error(labels, probabilities, balanced=False),
         "balanced_brier": float(np.sum(_balance(positive) * squared_error)),
         "balanced_ece": _calibration_error(labels, probabilities, balanced=True),
-        "certain": float(np.mean(certain)),
-        "certain_accuracy": float(np.sum(certain & (predicted == positive)) / max(certain.sum(), 1)),
+        "coverage": float(np.mean(certain)),
+        "selective_accuracy": float(np.sum(certain & (predicted == positive)) / max(certain.sum(), 1)),
     }
 
 
@@ -137,8 +137,8 @@ def metrics_with_intervals(
         "sensitivity": labels > 0.5,
         "specificity": labels < 0.5,
         "precision": probabilities >= threshold,
-        "certain": labels >= 0,
-        "certain_accuracy": (probabilities < uncertain[0]) | (probabilities > uncertain[1]),
+        "coverage": labels >= 0,
+        "selective_accuracy": (probabilities < uncertain[0]) | (probabilities > uncertain[1]),
     }
     result = {}
     for name, value in compute_metrics(labels, probabilities, threshold, uncertain).items():
@@ -159,17 +159,17 @@ class Calibration:
     uncertain: tuple[float, float]
 
     @classmethod
-    def fit(cls, logits: np.ndarray, stressed: np.ndarray, labels: np.ndarray) -> Calibration:
+    def fit(cls, logits: np.ndarray, corrupted: np.ndarray, labels: np.ndarray) -> Calibration:
         """Fit on validation patients: the probability on films as they come, the band on films under
         stress as well, since it is to hold where films differ.
 
         Args:
             logits: (N,), of the films as they are.
-            stressed: (N,), of the same under stress.
+            corrupted: (N,), of the same corrupted.
             labels: (N,) of 0 and 1, both present.
         """
         temperature, offset = fit_calibration(logits, labels)
-        both = calibrate(np.concatenate([logits, stressed]), temperature, offset)
+        both = calibrate(np.concatenate([logits, corrupted]), temperature, offset)
         return cls(temperature, offset, find_uncertain_band(np.tile(labels, 2), both))
 
     def measure(self, labels: np.ndarray, logits: np.ndarray, patients: Sequence[str]) -> Intervals:

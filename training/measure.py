@@ -160,7 +160,7 @@ def _format_cause(
     """AUROC of virus against bacteria on films with pneumonia, and accuracy where a cause is given."""
     sick = np.isin(series, ("bacteria", "virus"))
     viral = series[sick] == "virus"
-    scores = np.array([p.cause for p in predictions])[sick]
+    scores = np.array([p.viral_logit for p in predictions])[sick]
     auroc = auroc_with_interval(viral, scores, np.array(patients)[sick])
     text = (
         f"virus against bacteria: AUROC {auroc['value']:.4f} ({auroc['low']:.4f} .. {auroc['high']:.4f})"

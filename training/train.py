@@ -4,7 +4,7 @@ The published run::
 
     python -m training.train --data data/chest_xray --weights efficientnetb0_imagenet_notop.h5
 
-takes 30 minutes on two CPU cores and reaches a validation AUROC of .9972 and the same under stress, and
+takes 30 minutes on two CPU cores and reaches a validation AUROC of .9972, on corrupted films too, and
 .990 on the official test split, with an accuracy of .952 there; virus against bacteria .83 on validation.
 
 Output in ``runs/<name>/``: config.json, history.csv, metrics.json, best_weights.h5, learning curves,
@@ -159,11 +159,11 @@ def _fit_stage(
 def _report(model: tf_keras.Model, validation: Validation, run: Path) -> None:
     model.save_weights(run / "best_weights.h5")
     logits = predict_logits(model, validation.films.images)[:, 0]
-    stressed = predict_logits(model, validation.stressed)[:, 0]
+    corrupted = predict_logits(model, validation.corrupted)[:, 0]
     labels = validation.films.labels
-    calibration = Calibration.fit(logits, stressed, labels)
+    calibration = Calibration.fit(logits, corrupted, labels)
     metrics: dict[str, Any] = {"calibration": dataclasses.asdict(calibration)}
-    for name, z in (("validation", logits), ("stress", stressed)):
+    for name, z in (("validation", logits), ("corrupted", corrupted)):
         metrics[name] = calibration.measure(labels, z, validation.films.patients)
         print(f"{name}\n{format_metrics(metrics[name])}")
     (run / "metrics.json").write_text(json.dumps(metrics, indent=2))

@@ -1,4 +1,4 @@
-"""The validation patients' films, as they are and under stress, and a network's scores on them."""
+"""The validation patients' films, as they are and corrupted, and a network's scores on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.dataset import Films, load_films
 from training.evaluate import calibrate
 
 # spelled out, so that a change of the recipe does not change the yardstick
-STRESS = Augmentation(
+CORRUPTION = Augmentation(
     whole_frame_share=0.3,
     crop_area=0.6,  # the lungs stay in the frame
     rotation_deg=10.0,
@@ -29,10 +29,10 @@ STRESS = Augmentation(
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """Validation films as they are, and uint8 (N, S, S, 1) the same under stress."""
+    """Validation films as they are, and uint8 (N, S, S, 1) the same corrupted."""
 
     films: Films
-    stressed: np.ndarray
+    corrupted: np.ndarray
 
 
 def load_validation(config: TrainConfig) -> Validation:
@@ -41,17 +41,17 @@ def load_validation(config: TrainConfig) -> Validation:
     would do."""
     films = load_films(config.data, "val", config.film_size)
     return Validation(
-        load_films(config.data, "val", config.image_size), stress(films.images, config.image_size)
+        load_films(config.data, "val", config.image_size), corrupt(films.images, config.image_size)
     )
 
 
-def stress(images: np.ndarray, size: int, settings: Augmentation = STRESS) -> np.ndarray:
+def corrupt(images: np.ndarray, size: int, settings: Augmentation = CORRUPTION) -> np.ndarray:
     """uint8 (N, F, F, 1) under a fixed draw of stress each, to uint8 (N, size, size, 1)."""
-    stressed = []
+    corrupted = []
     for i, image in enumerate(images):
         changed = augment(image, image.shape[0], tf.constant([i, -1]), settings).numpy()
-        stressed.append(preprocess(np.rint(changed[..., 0]).astype(np.uint8), size))
-    return np.stack(stressed)
+        corrupted.append(preprocess(np.rint(changed[..., 0]).astype(np.uint8), size))
+    return np.stack(corrupted)
 
 
 def predict_logits(model: tf_keras.Model, images: np.ndarray) -> np.ndarray:
@@ -60,13 +60,13 @@ def predict_logits(model: tf_keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def validate(model: tf_keras.Model, validation: Validation) -> dict[str, float]:
-    """AUROC of the validation patients' films as they are and under stress, and of virus against
+    """AUROC of the validation patients' films as they are and corrupted, and of virus against
     bacteria; ``score``, which stops and selects, is the mean of the first two, since the plain AUROC
     saturates near 1 and cannot tell epochs apart."""
     labels, series = validation.films.labels, validation.films.series
     logits = predict_logits(model, validation.films.images)
-    stressed = predict_logits(model, validation.stressed)
-    aurocs = [float(roc_auc_score(labels, z[:, 0])) for z in (logits, stressed)]
+    corrupted = predict_logits(model, validation.corrupted)
+    aurocs = [float(roc_auc_score(labels, z[:, 0])) for z in (logits, corrupted)]
     return {
         "val_loss": float(log_loss(labels, calibrate(logits[:, 0], 1.0, 0.0))),
         "val_auroc": aurocs[0],

@@ -2,7 +2,7 @@
 
 Real browser sessions, all against one ``streamlit run`` on this machine::
 
-    python -m benchmarks.visitors --visitors 1 20
+    python -m benchmarks.load_test --visitors 1 20
 
 Each visitor uploads films of a size that no other visitor has, and checks that the page shows that film
 and the probability that the classifier gives to it. Times run from the upload to the film and verdict on
@@ -95,7 +95,7 @@ def measure(visitors: int, rounds: int, chromium: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.visitors", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m benchmarks.load_test", description=__doc__.split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--visitors", type=int, nargs="+", default=[1, 20])
     parser.add_argument("--rounds", type=int, default=1)

@@ -2,9 +2,9 @@
 
 Written as tutorials write it, on the same network and input size, and with what costs nothing to do
 better: the model is loaded once for all visitors, a film is decoded once, and probability and gradient
-come from one pass. ``USUAL_MODEL`` names the Keras file of ``python -m benchmarks.peers``::
+come from one pass. ``BASELINE_MODEL`` names the Keras file of ``python -m benchmarks.peers``::
 
-    USUAL_MODEL=runs/peers/160/keras.h5 streamlit run benchmarks/usual_app.py
+    BASELINE_MODEL=runs/peers/160/keras.h5 streamlit run benchmarks/baseline_app.py
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 
 import streamlit as st
 
-from benchmarks.usual_model import load_model, process
+from benchmarks.baseline_model import load_model, process
 
 
 def show_page() -> None:
@@ -21,7 +21,7 @@ def show_page() -> None:
     upload = st.file_uploader("Chest X-ray")
     if upload:
         probability, overlay = process(
-            st.cache_resource(load_model)(os.environ["USUAL_MODEL"]), upload.read()
+            st.cache_resource(load_model)(os.environ["BASELINE_MODEL"]), upload.read()
         )
         st.header(f"Pneumonia probability {probability:.2f}")
         st.image(overlay)

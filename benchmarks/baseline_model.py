@@ -1,4 +1,4 @@
-"""What ``usual_app.py`` runs: a Keras network with Grad-CAM by GradientTape, as tutorials write it."""
+"""What ``baseline_app.py`` runs: a Keras network with Grad-CAM by GradientTape, as tutorials write it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""From an upload's bytes to verdict and overlay, beside the usual page on TensorFlow and Keras.
+"""From an upload's bytes to verdict and overlay, beside the baseline page on TensorFlow and Keras.
 
 Command, after ``python -m benchmarks.peers``::
 
-    python -m benchmarks.whole_path --model runs/peers/160/keras.h5
+    python -m benchmarks.end_to_end --model runs/peers/160/keras.h5
 
 Time of a film in a warm process; from a process' start to the first verdict: of the runtime, of the
 page's script without a browser, and of server and browser; the memory then; and what is installed.
@@ -30,9 +30,9 @@ from benchmarks.films import SAMPLES, make_film
 from benchmarks.server import CHROMIUM_FLAGS, ROOT, find_chromium, memory_mb, serve
 from benchmarks.table import print_rows
 
-OURS, USUAL, COMPILED = "this project", "TensorFlow page", "TensorFlow page, compiled by tf.function"
+OURS, BASELINE, COMPILED = "this project", "TensorFlow page", "TensorFlow page, compiled by tf.function"
 WIDTH, HEIGHT = 2000, 1600
-USUAL_PACKAGES = ("streamlit", "tensorflow", "tf-keras", "pillow", "numpy", "opencv-python-headless")
+BASELINE_PACKAGES = ("streamlit", "tensorflow", "tf-keras", "pillow", "numpy", "opencv-python-headless")
 PAUSE_S = 0.02
 
 COLD_OURS = """
@@ -52,9 +52,9 @@ page.run()
 print(float(any("neumonia" in heading.value for heading in [*page.header, *page.subheader])), flush=True)
 input()  # stay until the memory is read
 """
-COLD_USUAL = """
+COLD_BASELINE = """
 from pathlib import Path
-from benchmarks.usual_model import load_model, process
+from benchmarks.baseline_model import load_model, process
 print(process(load_model({model!r}), Path({film!r}).read_bytes())[0], flush=True)
 input()  # stay until the memory is read
 """
@@ -64,11 +64,11 @@ def time_films(model: Path, rounds: int) -> dict[str, np.ndarray]:
     """Milliseconds of a film, float64 (rounds,), taking turns."""
     import tensorflow as tf
 
-    from benchmarks import usual_model
+    from benchmarks import baseline_model
     from cxr import Classifier, overlay_evidence, read_image
 
-    classifier, network = Classifier.load("int8"), usual_model.load_model(str(model))
-    compiled = tf.function(lambda image: usual_model.classify(network, image))
+    classifier, network = Classifier.load("int8"), baseline_model.load_model(str(model))
+    compiled = tf.function(lambda image: baseline_model.classify(network, image))
 
     def ours(data: bytes) -> None:
         pixels = read_image(io.BytesIO(data))
@@ -76,8 +76,8 @@ def time_films(model: Path, rounds: int) -> dict[str, np.ndarray]:
 
     calls: dict[str, Callable[[bytes], object]] = {
         OURS: ours,
-        USUAL: lambda data: usual_model.process(network, data),
-        COMPILED: lambda data: usual_model.process(network, data, lambda _, image: compiled(image)),
+        BASELINE: lambda data: baseline_model.process(network, data),
+        COMPILED: lambda data: baseline_model.process(network, data, lambda _, image: compiled(image)),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
     films = [make_film(WIDTH, HEIGHT, number) for number in range(4)]
@@ -168,28 +168,31 @@ def installed_mb(names: tuple[str, ...]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.whole_path", description="Upload to verdict, beside the usual page."
+        prog="python -m benchmarks.end_to_end", description="Upload to verdict, beside the baseline page."
     )
     parser.add_argument("--model", type=Path, required=True, help="keras.h5 of benchmarks.peers")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--starts", type=int, default=5)
     args = parser.parse_args()
     model = args.model.resolve()
-    os.environ["USUAL_MODEL"] = str(model)
+    os.environ["BASELINE_MODEL"] = str(model)
 
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     own = tuple(Requirement(line).name for line in lines if line and not line.startswith("#"))
-    sizes = {OURS: np.array([installed_mb(own)]), USUAL: np.array([installed_mb(USUAL_PACKAGES)])}
+    sizes = {OURS: np.array([installed_mb(own)]), BASELINE: np.array([installed_mb(BASELINE_PACKAGES)])}
     print_rows("installed packages", sizes, OURS, "MB")
 
-    film, scripts = str(SAMPLES[-1]), {OURS: "streamlit_app/app.py", USUAL: "benchmarks/usual_app.py"}
-    codes = {OURS: COLD_OURS, USUAL: COLD_USUAL}
+    film, scripts = (
+        str(SAMPLES[-1]),
+        {OURS: "streamlit_app/app.py", BASELINE: "benchmarks/baseline_app.py"},
+    )
+    codes = {OURS: COLD_OURS, BASELINE: COLD_BASELINE}
     calls = {n: partial(start_runtime, c.format(film=film, model=str(model))) for n, c in codes.items()}
     print_starts("runtime, start to first verdict", "memory of the runtime then", calls, args.starts)
     code = partial(COLD_SCRIPT.format, film=film)
     calls = {n: partial(start_runtime, code(script=str(ROOT / s))) for n, s in scripts.items()}
     print_starts("page's script with a film, start to end", "memory of that", calls, args.starts)
-    verdicts = {OURS: 'img[alt^="Chest film"]', USUAL: '[data-testid="stImage"] img'}
+    verdicts = {OURS: 'img[alt^="Chest film"]', BASELINE: '[data-testid="stImage"] img'}
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
         calls = {n: partial(start_page, browser, ROOT / s, verdicts[n]) for n, s in scripts.items()}
