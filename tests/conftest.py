@@ -53,6 +53,21 @@ def save_dicom(dataset: Dataset) -> bytes:
     return file.getvalue()
 
 
+def make_color_film() -> bytes:
+    """A DICOM file that contradicts itself: gray, with three samples a pixel."""
+    gray = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
+    color = np.repeat(gray[..., np.newaxis], 3, axis=-1).tobytes()
+    return save_dicom(make_dicom(gray, SamplesPerPixel=3, PlanarConfiguration=0, PixelData=color))
+
+
+def write_films(folder: Path, number: int, marks: dict[int, bytes] | None = None) -> None:
+    """Copies of the samples, each with a mark of six letters after its picture."""
+    samples = sorted(SAMPLES.glob("*.png"))
+    for i in range(number):
+        mark = (marks or {}).get(i, f"no{i:04}".encode())
+        (folder / f"film_{i:02}.png").write_bytes(samples[i % len(samples)].read_bytes() + mark)
+
+
 @pytest.fixture(scope="session")
 def film() -> np.ndarray:
     return draw_film(seed=0, pneumonia=True)

@@ -18,7 +18,7 @@ from cxr.classifier import Classifier
 from cxr.cli import main
 from cxr.files import list_files
 from cxr.rows import COLUMNS
-from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
+from tests.conftest import ROOT, SAMPLES, make_color_film, make_dicom, save_dicom
 
 
 @pytest.fixture
@@ -109,13 +109,6 @@ def test_table_escapes_what_a_terminal_obeys(tmp_path, capfd):
     assert len(lines) == 3
     assert all(line.isprintable() for line in lines)
     assert "a\\x1b[2J\\u202e.png" in lines[0]
-
-
-def make_color_film() -> bytes:
-    """A DICOM file that contradicts itself: gray, with three samples a pixel."""
-    gray = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
-    color = np.repeat(gray[..., np.newaxis], 3, axis=-1).tobytes()
-    return save_dicom(make_dicom(gray, SamplesPerPixel=3, PlanarConfiguration=0, PixelData=color))
 
 
 def test_one_film_that_contradicts_itself_does_not_stop_the_others(folder, capfd):
