@@ -41,7 +41,7 @@ class Prediction:
             no statistics, and so for ``screening``.
         screening: ``typical``; ``unfamiliar``, where the probability is worth little; or ``refused``,
             where it is no frontal chest film and the probability is worth nothing.
-        inverted: whether it looks like the negative of a chest film.
+        looks_inverted: whether the film looks like the negative of a chest film.
         latency_ms: ``preprocess``, ``inference`` and ``screening``, wall time.
     """
 
@@ -55,7 +55,7 @@ class Prediction:
     embedding: np.ndarray
     novelty: float | None
     screening: str | None
-    inverted: bool
+    looks_inverted: bool
     latency_ms: dict[str, float]
 
 
@@ -133,11 +133,11 @@ class Classifier:
         if is_positive and card.cause:
             viral = _sigmoid(viral_logit / card.cause["temperature"] + card.cause["offset"])
         interpreted = time.perf_counter()
-        novelty, screening, inverted = None, None, False
+        novelty, screening, looks_inverted = None, None, False
         if self._novelty:
             novelty = self._novelty.score(output["embedding"][0])
             screening = self._novelty.screen(novelty)
-            inverted = self._novelty.is_inverted(image[0])
+            looks_inverted = self._novelty.is_inverted(image[0])
         screened = time.perf_counter()
         return Prediction(
             label=card.labels[is_positive],
@@ -150,7 +150,7 @@ class Classifier:
             embedding=output["embedding"][0],
             novelty=novelty,
             screening=screening,
-            inverted=inverted,
+            looks_inverted=looks_inverted,
             latency_ms={
                 "preprocess": (prepared - start) * 1e3,
                 "inference": (done - locked) * 1e3,

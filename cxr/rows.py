@@ -60,7 +60,7 @@ def score_film(
         "viral_probability": viral if viral is None else round(viral, 6),
         "novelty": prediction.novelty if prediction.novelty is None else round(prediction.novelty, 4),
         "screening": prediction.screening,
-        "inverted": prediction.inverted,
+        "inverted": prediction.looks_inverted,
         "latency_ms": round(decode_ms + sum(prediction.latency_ms.values()), 3),
     }
     return row, pixels

@@ -346,10 +346,10 @@ def test_decoded_films_of_all_sessions_together_are_limited(monkeypatch):
     for _ in range(3):
         page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
         pages.append(page.button(key="normal_1").click().run())
-    assert [page.session_state.film.film is None for page in pages] == [True, False, False]
+    assert [page.session_state.page_state.slot.film is None for page in pages] == [True, False, False]
     pages[0].run()
     assert pages[0].subheader[0].value.startswith("Pneumonia unlikely")
-    assert [page.session_state.film.film is None for page in pages] == [False, True, False]
+    assert [page.session_state.page_state.slot.film is None for page in pages] == [False, True, False]
 
 
 def test_the_address_has_the_sample_that_is_shown(page):
@@ -387,12 +387,12 @@ def test_the_report_holds_the_result_and_nothing_of_the_file_name(page):
     for secret in ("Doe", "Jane", "4711"):
         assert secret not in html
     refused = dataclasses.replace(prediction, screening="refused", uncertain=True)
-    told = dataclasses.replace(film, inverted=True, notes=("Text is burned in.",))
+    told = dataclasses.replace(film, was_inverted=True, notes=("Text is burned in.",))
     marked = make_report(told, refused, classifier.card)
-    for mark in ("Refused as no frontal", "Uncertain", "inverted on the visitor", "Text is burned in."):
+    for mark in ("Refused as no frontal", "Uncertain", "inverted at the visitor", "Text is burned in."):
         assert mark in marked
         assert mark not in html
-    negative = make_report(film, dataclasses.replace(prediction, inverted=True), classifier.card)
+    negative = make_report(film, dataclasses.replace(prediction, looks_inverted=True), classifier.card)
     assert "looks inverted" in negative
     assert "looks inverted" not in html
 
