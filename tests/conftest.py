@@ -74,6 +74,17 @@ def film() -> np.ndarray:
 
 
 @pytest.fixture
+def folder(tmp_path):
+    """Two films in nested folders, a damaged one, and a file that is not a film."""
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    Image.open(SAMPLES / "normal_1.png").save(tmp_path / "a.png")
+    Image.open(SAMPLES / "pneumonia_1.png").save(tmp_path / "deep" / "er" / "b.JPEG")
+    (tmp_path / "deep" / "broken.png").write_bytes((SAMPLES / "normal_1.png").read_bytes()[:999])
+    (tmp_path / "notes.txt").write_text("not a film")
+    return tmp_path
+
+
+@pytest.fixture
 def page() -> AppTest:
     return AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
 
