@@ -1,4 +1,4 @@
-"""All benchmarks but ``load_test`` into ``benchmarks/README.md``; twenty minutes on two quiet cores.
+"""Run all benchmarks except ``load_test``, in 20 minutes on two idle cores, and write their README.
 
 Command, with ``benchmarks/requirements.txt`` and Chromium installed::
 
@@ -26,7 +26,7 @@ MODELS = [str(ROOT / "models" / f"pneumonia_{name}.tflite") for name in ("int8",
 
 
 def run(module: str, *arguments: object) -> str:
-    """What a benchmark prints, but for the messages of libraries."""
+    """Run a benchmark. Returns the table that it prints, without messages of libraries."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
     print(" ".join(command[2:]), file=sys.stderr, flush=True)
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
@@ -48,7 +48,7 @@ def main() -> None:
         raise SystemExit(f"received {readme} without the markers {START} and {END}")
 
     data, out = args.data.resolve(), args.out.resolve()
-    find_chromium()  # rather now than after half of it
+    find_chromium()  # fails now rather than after half of the benchmarks
     run("peers", "--run", args.run.resolve(), "--data", data, "--out", out)
     rows = [HEADER]
     for size in SIZES:

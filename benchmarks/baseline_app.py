@@ -1,7 +1,7 @@
-"""What a user would pick instead: a page on TensorFlow and Keras, with Grad-CAM by GradientTape.
+"""The usual alternative: a page on TensorFlow and Keras, with Grad-CAM by GradientTape.
 
-Written as tutorials write it, on the same network and input size, and with what costs nothing to do
-better: the model is loaded once for all visitors, a film is decoded once, and probability and gradient
+It is written like a tutorial, for the same network and input size, but with improvements that cost
+nothing: the model is loaded once for all visitors, a film is decoded once, and probability and gradient
 come from one pass. ``BASELINE_MODEL`` names the Keras file of ``python -m benchmarks.peers``::
 
     BASELINE_MODEL=runs/peers/160/keras.h5 streamlit run benchmarks/baseline_app.py

@@ -1,4 +1,4 @@
-"""What ``baseline_app.py`` runs: a Keras network with Grad-CAM by GradientTape, as tutorials write it."""
+"""The model of ``baseline_app.py``: a Keras network with Grad-CAM by GradientTape, as in tutorials."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FEATURES, LOGITS = "top_activation", "logits"
 
 
 def load_model(path: str) -> tf_keras.Model:
-    """Gray pixels float32 (1, S, S, 1) to the last features and the logits."""
+    """Load a model that maps gray pixels, float32 (1, S, S, 1), to the last features and the logits."""
     model = tf_keras.models.load_model(path, compile=False)
     return tf_keras.Model(model.input, [model.get_layer(FEATURES).output, model.get_layer(LOGITS).output])
 
 
 def classify(model: tf_keras.Model, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Probability of pneumonia, and Grad-CAM float32 (h, w) of it (Selvaraju et al. 2017)."""
+    """Probability of pneumonia, and its Grad-CAM, float32 (h, w) (Selvaraju et al. 2017)."""
     with tf.GradientTape() as tape:
         features, logits = model(image, training=False)
         logit = logits[0, 0]
@@ -31,7 +31,7 @@ def classify(model: tf_keras.Model, image: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
 
 
 def process(model: tf_keras.Model, data: bytes, run=classify) -> tuple[float, np.ndarray]:
-    """From a file's bytes to the probability and the film under its heatmap, uint8 (H, W, 3)."""
+    """Turn the bytes of a file into the probability and the film with its heatmap, uint8 (H, W, 3)."""
     film = Image.open(io.BytesIO(data)).convert("L")
     side = model.input_shape[1]
     pixels = np.asarray(film.resize((side, side)), np.float32)[np.newaxis, ..., np.newaxis]

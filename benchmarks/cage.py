@@ -1,4 +1,4 @@
-"""What a healthy film pays for being decoded in a process of its own, in milliseconds.
+"""Measure how much longer a film takes to decode in a supervised process than in this one.
 
 Command::
 
@@ -26,7 +26,7 @@ def main() -> None:
     ways = {"in this process": decode_film, "in a supervised process": pool.decode}
     samples: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(REPEATS + 10):
-        for name, decode in ways.items():  # in turns, so that a drift of the machine hits both
+        for name, decode in ways.items():  # in turns, so that drift of the machine affects both
             start = time.perf_counter()
             decode(film)
             if repeat >= 10:

@@ -1,11 +1,12 @@
-"""From an upload's bytes to verdict and overlay, beside the baseline page on TensorFlow and Keras.
+"""Measure from the bytes of an upload to verdict and overlay, against the baseline page on TensorFlow.
 
 Command, after ``python -m benchmarks.peers``::
 
     python -m benchmarks.end_to_end --model runs/peers/160/keras.h5
 
-Time of a film in a warm process; from a process' start to the first verdict: of the runtime, of the
-page's script without a browser, and of server and browser; the memory then; and what is installed.
+It measures the time of a film in a warm process; the time from the start of a process to the first
+verdict, and the memory then, for the runtime, for the script of the page without a browser, and for
+server and browser; and the size of the installed packages.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ classifier, pixels = Classifier.load("int8"), read_image({film!r})
 prediction = classifier.predict(pixels)
 overlay_evidence(pixels, prediction.evidence, classifier.card.evidence_scale)
 print(prediction.probability, flush=True)
-input()  # stay until the memory is read
+input()  # wait until the memory is read
 """
 COLD_SCRIPT = """
 from pathlib import Path
@@ -50,18 +51,18 @@ page = AppTest.from_file({script!r}, default_timeout=120).run()
 page.file_uploader[0].upload("film.jpg", Path({film!r}).read_bytes(), "image/jpeg")
 page.run()
 print(float(any("neumonia" in heading.value for heading in [*page.header, *page.subheader])), flush=True)
-input()  # stay until the memory is read
+input()  # wait until the memory is read
 """
 COLD_BASELINE = """
 from pathlib import Path
 from benchmarks.baseline_model import load_model, process
 print(process(load_model({model!r}), Path({film!r}).read_bytes())[0], flush=True)
-input()  # stay until the memory is read
+input()  # wait until the memory is read
 """
 
 
 def time_films(model: Path, rounds: int) -> dict[str, np.ndarray]:
-    """Milliseconds of a film, float64 (rounds,), taking turns."""
+    """Milliseconds per film, float64 (rounds,), measured in turns."""
     import tensorflow as tf
 
     from benchmarks import baseline_model
@@ -92,7 +93,7 @@ def time_films(model: Path, rounds: int) -> dict[str, np.ndarray]:
 
 
 def start_runtime(code: str) -> tuple[float, float]:
-    """Seconds from a process' start to its first line, the verdict, and its memory then in MB.
+    """Seconds from the start of a process to its first line, the verdict, and its memory then in MB.
 
     Raises:
         RuntimeError: if there is no verdict.
@@ -117,7 +118,7 @@ def start_runtime(code: str) -> tuple[float, float]:
 
 
 def start_page(browser: Browser, script: Path, verdict: str) -> tuple[float, float]:
-    """Seconds from a server's start to a verdict on screen, and the server's memory then in MB."""
+    """Seconds from the start of a server to a verdict on screen, and its memory then in MB."""
     film = {"name": "film.jpg", "mimeType": "image/jpeg", "buffer": make_film(WIDTH, HEIGHT)}
     start = time.perf_counter()
     with serve(script) as (url, pid):
@@ -137,7 +138,7 @@ def start_page(browser: Browser, script: Path, verdict: str) -> tuple[float, flo
 def print_starts(
     title: str, memory_title: str, calls: dict[str, Callable[[], tuple[float, float]]], starts: int
 ) -> None:
-    """Rows of seconds and of MB, the two taking turns."""
+    """Print rows of seconds and of MB. The pages take turns."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for _ in range(starts):
         for name, call in calls.items():
@@ -149,7 +150,7 @@ def print_starts(
 
 
 def installed_mb(names: tuple[str, ...]) -> float:
-    """What distributions and all that they require take on disk here, in MB."""
+    """Disk space of distributions and of all that they require, in MB."""
     total, pending, done = 0, list(names), set()
     while pending:
         name = re.sub(r"[-_.]+", "-", pending.pop()).lower()

@@ -1,4 +1,4 @@
-"""Films of the size that hospitals write, made from the samples."""
+"""Make films of the size that hospitals use from the samples."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import Image
 from benchmarks.server import ROOT
 
 SAMPLES = sorted((ROOT / "streamlit_app" / "samples").glob("*.png"))
-GRAIN = 6.0  # gray levels, so that a JPEG is as heavy as that of a real film
+GRAIN = 6.0  # gray levels, so that a JPEG has as many bytes as that of a real film
 
 
 def make_film(width: int, height: int, number: int = 0, grain: float = GRAIN) -> bytes:
-    """A JPEG of the sample that ``number`` names, enlarged to a size in px, with grain that it draws."""
+    """Make a JPEG of a sample, enlarged to a size in px; ``number`` selects the sample and the grain."""
     sample = Image.open(SAMPLES[number % len(SAMPLES)]).convert("L")
     enlarged = np.asarray(sample.resize((width, height), Image.Resampling.BICUBIC), np.float32)
     noise = np.random.default_rng(number).normal(0.0, grain, enlarged.shape)

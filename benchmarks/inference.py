@@ -1,11 +1,11 @@
-"""The same network on this project's runtime and on its peers, one film at a time.
+"""Measure the same network on this project's runtime and on others, one film at a time.
 
 Command, after ``python -m benchmarks.peers``::
 
     python -m benchmarks.inference --peers runs/peers/160 --threads 1
 
-The runtimes take turns, ten films in a row each, so that none runs on caches that another has just
-filled and drift of the machine hits all alike. Ours get uint8 pixels, the peers float ones.
+The runtimes take turns, with ten films in a row each, so that each runs with its own data in the caches
+and drift of the machine affects all. LiteRT gets uint8 pixels, the others get float pixels.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from cxr.classifier import INPUT, SIGNATURE
 
 OURS = "LiteRT int8 (this project)"
 BURST = 10
-PAUSE_S = 0.02  # before a burst, for the threads of the runtime before to rest
+PAUSE_S = 0.02  # before a burst, so that the threads of the previous runtime are idle
 
 Call = Callable[[], object]
 
 
 def load_litert(folder: Path, film: np.ndarray, threads: int) -> dict[str, Call]:
-    """Our two formats and float16, on uint8 (1, S, S, 1)."""
+    """The two formats of this project, and float16, on uint8 (1, S, S, 1)."""
     calls: dict[str, Call] = {}
     files = {OURS: "int8", "LiteRT float32 (this project)": "float32", "LiteRT float16": "float16"}
     for name, kind in files.items():
@@ -45,7 +45,7 @@ def load_litert(folder: Path, film: np.ndarray, threads: int) -> dict[str, Call]
 
 
 def load_tensorflow(folder: Path, film: np.ndarray, threads: int) -> dict[str, Call]:
-    """Keras' ``predict``, and the same network as a compiled function, on float32 (1, S, S, 1)."""
+    """``predict`` of Keras, and the same network as a compiled function, on float32 (1, S, S, 1)."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     saved = tf.saved_model.load(str(folder / "saved_model"))
@@ -58,8 +58,7 @@ def load_tensorflow(folder: Path, film: np.ndarray, threads: int) -> dict[str, C
 
 
 def load_onnx(folder: Path, film: np.ndarray, threads: int) -> dict[str, Call]:
-    """ONNX Runtime on float32 (1, S, S, 1); its threads spin in a run, and not after it, where they would
-    slow the others."""
+    """ONNX Runtime on float32 (1, S, S, 1). After a run its threads do not spin and slow the others."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -73,8 +72,10 @@ def load_onnx(folder: Path, film: np.ndarray, threads: int) -> dict[str, Call]:
 
 
 def load_openvino(folder: Path, film: np.ndarray, threads: int) -> dict[str, Call]:
-    """OpenVINO on float32 (1, S, S, 1). By default it computes float networks in bfloat16 where the
-    processor has AMX: that is a row of its own."""
+    """OpenVINO on float32 (1, S, S, 1).
+
+    By default it computes float networks in bfloat16 if the processor has AMX; this has its own row.
+    """
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     variants = {
         "OpenVINO float32": ("float32", {"INFERENCE_PRECISION_HINT": "f32"}),
@@ -90,7 +91,7 @@ def load_openvino(folder: Path, film: np.ndarray, threads: int) -> dict[str, Cal
 
 
 def measure(calls: dict[str, Call], rounds: int) -> dict[str, np.ndarray]:
-    """Milliseconds of each call, float64 (rounds * BURST,), after a round of warming."""
+    """Milliseconds of each call, float64 (rounds * BURST,), after a warm-up round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(1 + rounds):
         for name, call in calls.items():

@@ -1,12 +1,12 @@
-"""Many visitors on one server: crossed results, time to verdict, memory.
+"""Load test: many visitors on one server. It measures crossed results, time to verdict and memory.
 
-Real browser sessions, all against one ``streamlit run`` on this machine::
+Real browser sessions use one ``streamlit run`` on this machine::
 
     python -m benchmarks.load_test --visitors 1 20
 
-Each visitor uploads films of a size that no other visitor has, and checks that the page shows that film
-and the probability that the classifier gives to it. Times run from the upload to the film and verdict on
-screen; the browsers share the machine's cores with the server, so they bound the server's from above.
+Each visitor uploads films of a size that no other visitor has, and checks that the page shows this film
+and its probability by the classifier. Times are from the upload until film and verdict are on screen. As
+the browsers share the machine's cores with the server, these times are upper bounds of the server's.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ import os
 import time
 
 import numpy as np
+import pandas as pd
 from playwright.async_api import Browser, async_playwright
 
 from benchmarks.films import make_film
 from benchmarks.server import CHROMIUM_FLAGS, ROOT, cpu_seconds, find_chromium, memory_mb, serve
 from cxr import Classifier, read_image
 from cxr.latency import cpu_name
-from streamlit_app.verdict import format_probability
+from cxr.rounding import format_probability
 
 BASE_PX = 1600
-UPLOADS = 5  # a visitor
-SETTLE_S = 150  # streamlit keeps a closed session for two minutes, in case it comes back
+UPLOADS = 5  # per visitor
+SETTLE_S = 150  # Streamlit keeps a closed session for two minutes, in case it reconnects
 
 
 def draw_upload(visitor: int, upload: int) -> tuple[bytes, str]:
@@ -41,7 +42,7 @@ def draw_upload(visitor: int, upload: int) -> tuple[bytes, str]:
 async def visit(
     browser: Browser, url: str, visitor: int, classifier: Classifier
 ) -> tuple[list[float], int]:
-    """One session. Returns the seconds of each upload, and how many results were not its own."""
+    """Run one session. Returns the seconds of each upload, and how many results were not its own."""
     page = await browser.new_page()
     page.set_default_timeout(120_000)
     await page.goto(url)
@@ -64,7 +65,7 @@ async def visit(
 
 
 async def drive(url: str, visitors: int, chromium: str) -> tuple[list[float], int]:
-    """All visitors at once."""
+    """Run the sessions of all visitors at the same time."""
     classifier = Classifier.load("int8")
     async with async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
@@ -73,10 +74,10 @@ async def drive(url: str, visitors: int, chromium: str) -> tuple[list[float], in
     return [s for seconds, _ in results for s in seconds], sum(wrong for _, wrong in results)
 
 
-def measure(visitors: int, rounds: int, chromium: str) -> str:
-    """A fresh server under so many visitors, who come and go in rounds. Returns a row of the table."""
+def measure(visitors: int, rounds: int, chromium: str) -> dict[str, str]:
+    """Measure a new server with visitors who come and go in rounds. Returns a row of the table."""
     with serve(ROOT / "streamlit_app" / "app.py") as (url, pid):
-        asyncio.run(drive(url, 1, chromium))  # loads what is loaded once
+        asyncio.run(drive(url, 1, chromium))  # loads what all sessions share
         before, spent = memory_mb(pid, "VmRSS"), cpu_seconds(pid)
         seconds, wrong, after = [], 0, []
         for _ in range(rounds):
@@ -87,10 +88,17 @@ def measure(visitors: int, rounds: int, chromium: str) -> str:
         spent = (cpu_seconds(pid) - spent) / len(seconds)
         peak = memory_mb(pid, "VmHWM")
     median, p95 = np.percentile(seconds, (50, 95))
-    return (
-        f"| {visitors} | {len(seconds)} | {wrong} | {median:.2f} s | {p95:.2f} s | {spent:.2f} s "
-        f"| {before:.0f} MB | {peak:.0f} MB | {', '.join(after)} MB |"
-    )
+    return {
+        "visitors at once": f"{visitors}",
+        "films": f"{len(seconds)}",
+        "wrong results": f"{wrong}",
+        "median": f"{median:.2f} s",
+        "p95": f"{p95:.2f} s",
+        "server's CPU per film": f"{spent:.2f} s",
+        "memory before": f"{before:.0f} MB",
+        "peak": f"{peak:.0f} MB",
+        "after each round": f"{', '.join(after)} MB",
+    }
 
 
 def main() -> None:
@@ -103,13 +111,8 @@ def main() -> None:
     print(
         f"{cpu_name()}, {os.cpu_count()} cores for server and browsers; films of about 2.6 megapixels\n"
     )
-    print(
-        "| visitors at once | films | wrong results | median | p95 | server's CPU a film "
-        "| memory before | peak | after each round |"
-    )
-    print("|---" * 9 + "|")
-    for visitors in args.visitors:
-        print(measure(visitors, args.rounds, find_chromium()), flush=True)
+    rows = [measure(visitors, args.rounds, find_chromium()) for visitors in args.visitors]
+    print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
 
 
 if __name__ == "__main__":

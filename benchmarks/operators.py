@@ -1,12 +1,12 @@
-"""Where an inference's time goes, operator by operator, by LiteRT's own profiler.
+"""Measure the time of each operator of an inference with LiteRT's own profiler.
 
 Command::
 
     python -m benchmarks.operators models/pneumonia_int8.tflite --threads 1 2
 
-LiteRT's Python interface does not reach the profiler, so this talks to the C interface of the pinned
-ai-edge-litert (litert/c/*.h). Operators that XNNPACK runs are named ``Delegate/...``; any other is an
-operator that stayed outside of it. XNNPACK's tables for swish and the like are its ``Invalid Unary Op``.
+LiteRT's Python interface has no profiler, so this module calls the C interface of the pinned
+ai-edge-litert (litert/c/*.h). Operators that XNNPACK runs are named ``Delegate/...``; all others run
+outside of it. XNNPACK calls its tables for functions such as swish ``Invalid Unary Op``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ai_edge_litert
+import pandas as pd
 
 RUNS, WARMUP = 200, 20
 CPU = 1  # kLiteRtHwAcceleratorCpu
@@ -43,11 +44,11 @@ class _TensorType(ctypes.Structure):
 
 
 class Profiler:
-    """A model loaded with LiteRT's profiler on.
+    """A model that is loaded with LiteRT's profiler.
 
     Args:
         model: a .tflite file.
-        num_threads: of XNNPACK.
+        num_threads: threads of XNNPACK.
     """
 
     def __init__(self, model: Path, num_threads: int) -> None:
@@ -116,18 +117,19 @@ class Profiler:
 
 
 def summarize(operators: list[tuple[str, float]]) -> dict[str, tuple[int, float]]:
-    """Count and milliseconds by kind of operator."""
+    """Count and milliseconds by kind of operator, the slowest kind first, and of all."""
     kinds: dict[str, tuple[int, float]] = collections.defaultdict(lambda: (0, 0.0))
     for name, ms in operators:
         inside = name.removeprefix("Delegate/")
         kind = NAMES.get(inside, inside) if inside != name else f"{name}, outside XNNPACK"
         kinds[kind] = (kinds[kind][0] + 1, kinds[kind][1] + ms)
-    return dict(kinds)
+    kinds["all"] = len(operators), sum(ms for _, ms in operators)
+    return dict(sorted(kinds.items(), key=lambda item: -item[1][1]))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without LiteRT's log, which goes past Python's to the process' standard error."""
+    """Discard LiteRT's log, which it writes directly to the standard error of the process."""
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
@@ -151,15 +153,13 @@ def main() -> None:
             with _quiet():
                 operators = Profiler(model, threads).profile()
             columns[f"{model.stem}, {threads} thread(s)"] = summarize(operators)
-    kinds = sorted({kind for column in columns.values() for kind in column})
-    first = next(iter(columns.values()))
-    kinds.sort(key=lambda kind: -first.get(kind, (0, 0.0))[1])
-    print("| operators | " + " | ".join(columns) + " |\n" + "|---" * (1 + len(columns)) + "|")
-    for kind in kinds:
-        cells = (column.get(kind) for column in columns.values())
-        print(f"| {kind} | " + " | ".join(f"{c[0]}: {c[1]:.2f}" if c else "" for c in cells) + " |")
-    sums = (map(sum, zip(*column.values(), strict=True)) for column in columns.values())
-    print("| all | " + " | ".join(f"{count:g}: {ms:.2f}" for count, ms in sums) + " |")
+    table = pd.DataFrame(
+        {
+            name: {kind: f"{n}: {ms:.2f}" for kind, (n, ms) in kinds.items()}
+            for name, kinds in columns.items()
+        }
+    )
+    print(table.fillna("").rename_axis("operators").to_markdown(disable_numparse=True))
 
 
 if __name__ == "__main__":

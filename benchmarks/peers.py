@@ -1,11 +1,12 @@
-"""The same trained network in the formats of other runtimes.
+"""Convert the same trained network to the formats of other runtimes.
 
 Command, with ``benchmarks/requirements.txt`` installed; 3 minutes a size on two cores::
 
     python -m benchmarks.peers --run runs/NAME --out runs/peers
 
-For each input size a folder: LiteRT float32, float16 and int8 by ``export``; Keras; a SavedModel; ONNX
-float32 and static int8 (QDQ); OpenVINO float32 and int8 by NNCF. All are calibrated on the same films.
+Each input size gets a folder with LiteRT float32, float16 and int8 by ``export``, Keras, a SavedModel,
+ONNX float32 and static int8 (QDQ), and OpenVINO float32 and int8 by NNCF. All are calibrated on the same
+films.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def make_peers(run: Path, out: Path, size: int, data: str | None) -> None:
 
     Args:
         run: an exported run, with ``pruned_weights.h5``.
-        out: the folder, made if it is not there.
-        size: of the input, px; the weights fit any multiple of 32.
-        data: where the calibration films are, if not at the run's own path.
+        out: the folder, which is made if it does not exist.
+        size: side of the input, px; the weights fit any multiple of 32.
+        data: where the calibration films are, if not at the path of the run.
     """
     config, trained = load_run(run, "pruned_weights.h5")
     model = resize(config, trained, size)
@@ -55,14 +56,14 @@ def make_peers(run: Path, out: Path, size: int, data: str | None) -> None:
 
 
 def resize(config: TrainConfig, trained: tf_keras.Model, size: int) -> tf_keras.Model:
-    """The same weights in a network of another input size, px."""
+    """Build a network of another input size, px, with the same weights."""
     model = build_from(dataclasses.replace(config, image_size=size))
     model.set_weights(trained.get_weights())
     return model
 
 
 def write_litert(model: tf_keras.Model, films: np.ndarray, out: Path) -> None:
-    """float32, float16 and int8, as ``export`` makes them; films uint8 (N, S, S, 1)."""
+    """Write float32, float16 and int8 as ``export`` makes them; films are uint8 (N, S, S, 1)."""
     float32 = to_tflite(model)
     (out / "litert_float32.tflite").write_bytes(float32)
     (out / "litert_int8.tflite").write_bytes(quantize(float32, films))
@@ -74,7 +75,7 @@ def write_litert(model: tf_keras.Model, films: np.ndarray, out: Path) -> None:
 
 
 def write_saved_model(model: tf_keras.Model, out: Path) -> None:
-    """The contract's four outputs of a float32 image."""
+    """Write a SavedModel with the four outputs of the contract for a float32 image."""
     network, size = build_export_model(model), model.input_shape[1]
 
     @tf.function(input_signature=[tf.TensorSpec((1, size, size, 1), tf.float32, name=INPUT)])
@@ -85,7 +86,7 @@ def write_saved_model(model: tf_keras.Model, out: Path) -> None:
 
 
 def write_onnx(out: Path, films: list[np.ndarray]) -> None:
-    """float32 of ``out``'s SavedModel, and static int8 by ONNX Runtime's own recipe for x86."""
+    """Convert the SavedModel in ``out`` to float32, and to static int8 by ONNX Runtime's x86 recipe."""
     float32, prepared = out / "onnx_float32.onnx", out / "onnx_prepared.onnx"
     command = ["-m", "tf2onnx.convert", "--saved-model", out / "saved_model", "--output", float32]
     subprocess.run([sys.executable, *map(str, command), "--opset", "17"], check=True)
@@ -106,13 +107,13 @@ class _Reader(CalibrationDataReader):
         self._films = iter(films)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next film as the session's input, None after the last."""
+        """The next film as input of the session, or None after the last."""
         film = next(self._films, None)
         return None if film is None else {INPUT: film}
 
 
 def write_openvino(out: Path, films: list[np.ndarray]) -> None:
-    """float32 of ``out``'s ONNX file, and int8 by NNCF with its defaults."""
+    """Convert the ONNX file in ``out`` to float32, and to int8 by NNCF with its defaults."""
     network = openvino.convert_model(str(out / "onnx_float32.onnx"))
     openvino.save_model(network, out / "openvino_float32.xml", compress_to_fp16=False)
     quantized = nncf.quantize(network, nncf.Dataset(films), subset_size=len(films))

@@ -1,4 +1,4 @@
-"""A page on a server of its own, and what its process takes."""
+"""Run a page on its own server, and measure memory and processor time of its processes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_chromium() -> str:
-    """The path of a Chromium.
+    """Find the path of Chromium.
 
     Raises:
         SystemExit: if there is none.
@@ -35,7 +33,7 @@ def find_chromium() -> str:
 
 @contextlib.contextmanager
 def serve(script: Path) -> Iterator[tuple[str, int]]:
-    """Run a Streamlit script until the block ends. Yields its address, once it answers, and its pid."""
+    """Run a Streamlit script until the block ends. Yields its address when it answers, and its pid."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -54,7 +52,7 @@ def serve(script: Path) -> Iterator[tuple[str, int]]:
 
 
 def wait_for(url: str, timeout_s: float = 60.0) -> None:
-    """Return when a server answers.
+    """Wait until a server answers.
 
     Raises:
         TimeoutError: if it does not in time.
@@ -70,14 +68,16 @@ def wait_for(url: str, timeout_s: float = 60.0) -> None:
 
 
 def memory_mb(pid: int | str, field: str) -> float:
-    """``VmRSS`` (now) or ``VmHWM`` (peak) of a process and its descendants, summed. What they
-    share counts for each."""
+    """The sum of ``VmRSS`` (now) or ``VmHWM`` (peak) of a process and its descendants.
+
+    Memory that they share counts for each.
+    """
     lines = (line for p in _list_tree(pid) for line in _read_status(p.pid))
     return sum(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process and its descendants have taken, those that have ended included."""
+    """Processor time of a process and its descendants, including those that have ended."""
     times = [process.cpu_times() for process in _list_tree(pid)]
     return sum(t.user + t.system + t.children_user + t.children_system for t in times)
 

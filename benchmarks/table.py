@@ -1,4 +1,8 @@
-"""Rows of the one table of ``benchmarks/README.md``, printed as they are measured."""
+"""Print rows of the main table of ``benchmarks/README.md`` as soon as they are measured.
+
+Each benchmark prints its own rows of one table, without a header; so ``DataFrame.to_markdown`` would not
+be shorter here.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,13 @@ HEADER = "| benchmark | what | median | p95 | ratio |\n|---|---|---|---|---|"
 
 
 def print_rows(benchmark: str, samples: Mapping[str, np.ndarray], reference: str, unit: str) -> None:
-    """A markdown row for each entry, the smallest median first.
+    """Print a markdown row for each entry, with the smallest median first.
 
     Args:
         benchmark: what was measured.
-        samples: measurements, float64 (N,), by name; one alone has no 95th percentile.
-        reference: the name of the entry that ratios are to.
-        unit: of the measurements.
+        samples: measurements, float64 (N,), by name; a single one has no 95th percentile.
+        reference: the name of the entry that the ratios refer to.
+        unit: unit of the measurements.
     """
     base = np.median(samples[reference])
     for name, values in sorted(samples.items(), key=lambda item: np.median(item[1])):

@@ -1,4 +1,4 @@
-"""A folder of films through ``python -m cxr predict``, and what a million would take.
+"""Measure ``python -m cxr predict`` on a folder of films, and estimate the time for a million films.
 
 Command::
 
@@ -21,11 +21,11 @@ from benchmarks.films import make_film
 from benchmarks.server import ROOT, memory_mb
 from benchmarks.table import print_rows
 
-WIDTH, HEIGHT = 1300, 1000  # about what the data set's originals have
+WIDTH, HEIGHT = 1300, 1000  # about the size of the original films in the data set
 
 
 def score_folder(folder: Path, jobs: int) -> tuple[float, float]:
-    """Seconds of the whole command, start included, and its peak memory in MB."""
+    """Seconds of the whole command, including its start, and its peak memory in MB."""
     command = [
         sys.executable,
         "-m",

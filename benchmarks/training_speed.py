@@ -1,11 +1,11 @@
-"""The input pipeline measured alone against the training step, and steps over virtual devices.
+"""Measure the input pipeline and the training step, alone and together, and steps on virtual devices.
 
 Command, with ``training/requirements.txt``::
 
     python -m benchmarks.training_speed --data data/chest_xray
 
-Milliseconds a film throughout. A pipeline that is faster than the step alone never holds it up, since it
-prepares batches while the step runs; on a CPU both draw on the same cores, so their times add.
+All figures are milliseconds per film. A pipeline that is faster than the step never delays it, since it
+prepares batches while the step runs. On a CPU both use the same cores, so their times add up.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ DEVICES = (1, 2)
 
 
 def time_loading(data: str, size: int) -> float:
-    """Milliseconds a film from an untouched source to the decoded cache."""
+    """Milliseconds per film from a source to the cache of decoded films."""
     start = time.perf_counter()
     films = sum(1 for _ in load_split(data, "train", size))
     return (time.perf_counter() - start) / films * 1e3
 
 
 def time_batches(batches: tf.data.Dataset, steps: int, batch_size: int) -> np.ndarray:
-    """Milliseconds a film of each of the batches after the first, float64 (steps,)."""
+    """Milliseconds per film for each batch after the first, float64 (steps,)."""
     times, iterator = [], iter(batches)
     next(iterator)
     for _ in range(steps):
@@ -51,8 +51,10 @@ def time_batches(batches: tf.data.Dataset, steps: int, batch_size: int) -> np.nd
 
 
 def time_steps(config: TrainConfig, batches: tf.data.Dataset, steps: int, devices: int = 1) -> np.ndarray:
-    """Milliseconds a film of each training step after the first, float64 (steps,); the batch is shared
-    among the devices."""
+    """Milliseconds per film for each training step after the first, float64 (steps,).
+
+    The devices share each batch.
+    """
     names = [f"CPU:{i}" for i in range(devices)]
     strategy = tf.distribute.MirroredStrategy(names) if devices > 1 else tf.distribute.get_strategy()
     with strategy.scope():
@@ -69,7 +71,7 @@ def time_steps(config: TrainConfig, batches: tf.data.Dataset, steps: int, device
 
 
 def constant(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Its first batch, again and again."""
+    """Repeat the first batch forever."""
     return batches.take(1).cache().repeat()
 
 

@@ -1,4 +1,4 @@
-"""CXR Lite in one page. Start: ``streamlit run streamlit_app/app.py``."""
+"""CXR Lite in one page. Start it with ``streamlit run streamlit_app/app.py``."""
 
 import sys
 from pathlib import Path
@@ -24,15 +24,15 @@ from streamlit_app import (
 )
 
 st.set_page_config("CXR Lite: pneumonia on chest films", layout="wide")
-st.html(  # less air above the title; captions dark enough to be read (WCAG AA)
+st.html(  # less space above the title; captions with enough contrast (WCAG AA)
     "<style>.stMainBlockContainer { padding-top: 2.5rem }"
     "[data-testid=stCaptionContainer] { color: inherit; opacity: 0.8 }"
-    # the drop zone's own words on the limit round it up to millions of bytes; the page's stand below it
+    # the drop zone would name the limit rounded up to millions of bytes; the page names it below
     "[data-testid=stFileUploaderDropzoneInstructions] { display: none }</style>"
 )
 st.header("CXR Lite &ensp; :orange-badge[Not for medical use]", anchor=False)
 st.markdown(
-    "A chest X-ray in; a calibrated pneumonia probability, the evidence for it and an honest latency "
+    "A chest X-ray in; a calibrated pneumonia probability, the evidence for it and the measured latency "
     "out, from a 5 MB model."
 )
 

@@ -1,4 +1,4 @@
-"""ZIP archives of films, read in memory, within bounds: a small archive can hold anything."""
+"""Read ZIP archives of films in memory, within limits, because a small archive can hold anything."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cxr import InvalidImageError
 from cxr.errors import MAX_BYTES
 from streamlit_app.film import Source, name_safely
 
-MAX_DIRECTORY_BYTES = 2**20  # some ten thousand members
-SIGNATURES = (b"PK\3\4", b"PK\5\6")  # of a member, and of an archive without any
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of the others the library inflates all at once
+MAX_DIRECTORY_BYTES = 2**20  # about ten thousand members
+SIGNATURES = (b"PK\3\4", b"PK\5\6")  # of a member, and of an empty archive
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile would inflate the others in one piece
 DAMAGES = (
     RuntimeError,
     zipfile.BadZipFile,
@@ -26,7 +26,7 @@ DAMAGES = (
 
 
 class _BoundedFile(io.BytesIO):
-    """Refuses large reads while the directory is parsed, which the library reads at once."""
+    """Refuses large reads while the directory is parsed, which zipfile reads in one piece."""
 
     is_bounded = True
 
@@ -39,14 +39,14 @@ class _BoundedFile(io.BytesIO):
 
 
 def is_archive(data: bytes) -> bool:
-    """Whether a file is a ZIP archive, by how it begins: a picture may end as one does."""
+    """Whether a file begins like a ZIP archive. The end does not count, as an image may end like one."""
     return data.startswith(SIGNATURES)
 
 
 def unpack(sources: Sequence[Source]) -> Iterator[Source]:
-    """The files, and in place of an archive its members; nothing is written to a disk.
+    """List the files, with each archive replaced by its members. Nothing is written to a disk.
 
-    A file that cannot be had raises ``InvalidImageError`` when it is read, and not here.
+    A file that cannot be unpacked raises ``InvalidImageError`` only when it is read.
     """
     for source in sources:
         data = source.read()
@@ -65,7 +65,7 @@ def unpack(sources: Sequence[Source]) -> Iterator[Source]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether it is what file managers hide, or macOS adds."""
+    """Whether file managers hide the member, or macOS added it."""
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     return any(part.startswith(".") for part in parts) or parts[:1] == ["__MACOSX"]
 
@@ -95,7 +95,7 @@ def _member_reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callabl
             raise InvalidImageError("a member of a ZIP archive that is neither stored nor deflated")
         try:
             with archive.open(member) as file:
-                return file.read(MAX_BYTES + 1)  # what a header says of the size need not be true
+                return file.read(MAX_BYTES + 1)  # the size in the header may be wrong
         except DAMAGES as error:
             raise InvalidImageError("a member of a ZIP archive that is damaged or encrypted") from error
 

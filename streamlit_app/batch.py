@@ -1,4 +1,4 @@
-"""Many films at once: progress, a sortable table, and a CSV file to keep."""
+"""Many films: progress, a table that can be sorted, and a CSV file to download."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def is_many(sources: Sequence[Source]) -> bool:
 
 
 def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
-    """Score all films, a bad file being one row. Returns the film that was picked in the table."""
+    """Score all films; a bad file is a row, too. Returns the film that is selected in the table."""
     films = list(unpack(sources))
     if not films:
         st.error("This archive cannot be scored. Received a ZIP archive without files.")
@@ -53,7 +53,9 @@ def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
     if len(films) > MAX_FILMS:
         st.warning(f"Received {len(films)} files; the first {MAX_FILMS} are scored.")
         films = films[:MAX_FILMS]
-    anyway = st.checkbox("Show scores of refused films too", help="They mean little, and stay marked.")
+    anyway = st.checkbox(
+        "Show scores of refused films too", help="They are hardly reliable, and stay marked."
+    )
     rows = [_withhold(row, anyway) for row in _score_all(films, classifier)]
     columns = SHOWN | {"probability": _format_column(rows, classifier.card)}
     _summarize(rows)
@@ -69,7 +71,7 @@ def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
         selection_mode="single-row",
         key=batch_key([source.key for source in sources]),
         hide_index=True,
-        alt="A row a film: verdict, probability, screening, error",
+        alt="One row per film: verdict, probability, screening, error",
     )
     st.download_button("Download as CSV", _to_csv(rows), "cxr_lite.csv", "text/csv", on_click="ignore")
     chosen = picked.selection.rows
@@ -84,7 +86,7 @@ def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
 
 
 def _score_all(films: Sequence[Source], classifier: Classifier) -> list[Row]:
-    """A row a film, each scored once in a session, under a progress bar with the time that is left."""
+    """Score each film once in a session, with a progress bar and the remaining time."""
     known = get_state().rows
     missing = [film for film in films if (film.key, classifier.card.sha256) not in known]
     if missing:
@@ -100,7 +102,7 @@ def _score_all(films: Sequence[Source], classifier: Classifier) -> list[Row]:
         progress.empty()
         queue.empty()
     here = {film.key for film in films}
-    for key in [key for key in known if key[0] not in here]:  # a session keeps the rows of one batch
+    for key in [key for key in known if key[0] not in here]:  # only this batch is kept
         del known[key]
     return [known[film.key, classifier.card.sha256] for film in films]
 
@@ -108,7 +110,7 @@ def _score_all(films: Sequence[Source], classifier: Classifier) -> list[Row]:
 def _score(
     film: Source, classifier: Classifier, bytes_left: int, queue: DeltaGenerator
 ) -> tuple[Row, int]:
-    """A film's row with its thumbnail, and the bytes that were read for it."""
+    """The row of a film with its thumbnail, and the number of bytes that were read."""
     empty = dict.fromkeys(COLUMNS) | {"path": film.name, "thumbnail": None}
     if bytes_left <= 0:
         too_much = f"Received more than {MAX_BATCH_BYTES // 2**20} MB at once; this file was not read."
@@ -126,14 +128,14 @@ def _score(
 
 
 def _format_column(rows: Sequence[Row], card: ModelCard) -> dict[str, Any]:
-    """The column of probabilities, with as many decimals as tell each from the threshold."""
+    """The column of probabilities, with enough decimals to tell each from the threshold."""
     shown = [row["probability"] for row in rows if row["probability"] is not None]
     digits = max([2, *(count_digits(p, card.threshold, *card.uncertain) for p in shown)])
     return st.column_config.ProgressColumn("probability", format=f"%.{digits}f", min_value=0, max_value=1)
 
 
 def _withhold(row: Row, anyway: bool) -> Row:
-    """A refused film's row without its score, but for those who want it anyway."""
+    """Remove the score from the row of a refused film, unless the visitor wants it anyway."""
     if anyway or row["screening"] != REFUSED:
         return row
     return row | dict.fromkeys(("label", "probability", "uncertain", "viral_probability"))
@@ -152,7 +154,7 @@ def _summarize(rows: Sequence[Row]) -> None:
 
 
 def _to_csv(rows: Sequence[Row]) -> str:
-    """What ``python -m cxr predict --format csv`` writes."""
+    """The same CSV as ``python -m cxr predict --format csv`` writes."""
     file = io.StringIO()
     write_csv(rows, file)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""float32 against int8 on one film: scores, latencies as distributions, and the evidence side by side."""
+"""Compare float32 and int8 on one film: scores, distributions of latency, and evidence side by side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVIDENCE_PX = 512
 
 
 def show(film: ShownFilm, num_threads: int) -> None:
-    """Both models on this film, on demand.
+    """Compare both models on this film, if the visitor asks for it.
 
     Raises:
         InvalidModelError: if one of them cannot be used.
@@ -77,7 +77,7 @@ def _show_numbers(
             y=alt.Y("model", title=None),
             tooltip=["model", alt.Tooltip("inference, ms", format=".2f")],
         ),
-        alt="Inference times of all runs, a row a model",
+        alt="Inference times of all runs, one row per model",
     )
     st.caption(
         f"Each mark is one warm run of {len(runs) // len(classifiers)}; the models took turns. int8 "

@@ -1,4 +1,4 @@
-"""The film: where it comes from, and its pixels."""
+"""Choose a film, and decode it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SAMPLES = {
     "pneumonia_2": "Pneumonia 2",
 }
 SAMPLES_DIR = Path(__file__).resolve().parent / "samples"
-SAMPLE_PX = 82  # four stand in a row on a phone
+SAMPLE_PX = 82  # four fit in a row on a phone
 MAX_KEPT_BYTES = 200 * 2**20  # of decoded films, in all sessions together
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A file by its name, with a key that no other file of the session has, read when it is needed."""
+    """A file that is read when it is needed, with a key that is unique in the session."""
 
     name: str
     key: str
@@ -46,13 +46,13 @@ _slots_lock = threading.Lock()
 
 
 def choose() -> list[Source]:
-    """The drop zone and the samples. Returns the chosen files, none before a choice.
+    """Show the drop zone and the samples. Returns the chosen files, or none before a choice.
 
-    The address has the chosen sample, so that the browser's Back and Forward lead to what was shown.
+    The address names the chosen sample, so that the browser's Back and Forward show what was shown.
     """
     limits.watch_session()
     sample = st.query_params.get("sample")
-    if sample in SAMPLES and list_uploads():  # Back to a sample from uploads
+    if sample in SAMPLES and list_uploads():  # the visitor went back from uploads to a sample
         _empty_drop_zone()
     drop_zone, samples = st.columns([3, 4], gap="medium")
     with drop_zone:
@@ -74,7 +74,7 @@ def choose() -> list[Source]:
                 st.image(_sample_path(name), width=SAMPLE_PX, alt=f"Sample film, {title}")
                 st.button(title, key=name, on_click=_take_sample, args=(name,), type="tertiary")
     with samples:
-        st.caption("Samples: each a composite of nine children's films, no patient's own picture.")
+        st.caption("Each sample is a composite of nine children's films and shows no single patient.")
     for sentence in limits.list_refusals():
         st.error(sentence)
     if uploads:
@@ -85,26 +85,26 @@ def choose() -> list[Source]:
 
 
 def name_safely(name: str) -> str:
-    """A file's name to show and to write into a table."""
+    """A file name that is safe to show and to write into a table."""
     return to_printable(name) or "(no name)"
 
 
 def explain() -> None:
-    """What a first visitor reads in place of a result."""
+    """Show what a first visitor reads instead of a result."""
     st.info(
         "**Drop a film or click a sample.**  \n"
         "You get a probability of pneumonia, the regions that it came from, and how long it took.  \n"
-        "The model learned from children of one hospital: it says when a film is unlike those it knows."
+        "The model learned from children of one hospital, and it says if a film is unlike those it knows."
     )
 
 
 def decode(data: bytes) -> ShownFilm:
-    """Decode a file, once for each file that the session shows.
+    """Decode a file, but only once while the session shows it.
 
     Raises:
         InvalidImageError: if the file cannot be scored.
     """
-    queue = st.empty()  # at each run, or what follows would be another element and lose its state
+    queue = st.empty()  # in each run, because elements that follow would lose their state otherwise
     digest = hashlib.sha256(data).hexdigest()
     slot = get_state().slot
     shown = slot.film
@@ -114,7 +114,7 @@ def decode(data: bytes) -> ShownFilm:
 
         def wait(ahead: int) -> None:
             nonlocal start
-            if ahead:  # the time of other films is not this one's
+            if ahead:  # the time for other films does not count
                 start = time.perf_counter()
             tell_queue(queue, ahead)
 
@@ -128,14 +128,16 @@ def decode(data: bytes) -> ShownFilm:
 
 
 def tell_queue(place: DeltaGenerator, ahead: int) -> None:
-    """Say in ``place`` how many films wait before this one; nothing where none does. Ends the run of the
-    page when its visitor has left."""
+    """Say in ``place`` how many films wait before this one, if any does.
+
+    Streamlit ends the run of the page here if the visitor has left.
+    """
     films = "1 film is" if ahead == 1 else f"{ahead} films are"
     place.caption(f"Waiting: {films} before yours.") if ahead else place.empty()
 
 
 def _keep(slot: FilmSlot, film: ShownFilm) -> None:
-    """Keep a film for the next run of its session, and let go of those that were shown least recently."""
+    """Keep a film for the next run of its session, and drop the films that were shown least recently."""
     slot.film, slot.used = film, time.monotonic()
     with _slots_lock:
         _slots.add(slot)

@@ -1,4 +1,4 @@
-"""The latency readout: this film by stage, and repeated warm runs."""
+"""Show latency: each stage for this film, and repeated warm runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLORS = ("#7a8a99", "#4c9aa8", "#0f7b8a", "#8fb8a0", "#e0a458")
 
 
 def measure(classifiers: Sequence[Classifier], film: ShownFilm) -> list[Latency]:
-    """Warm runs on this film, the models taking turns; taken once, not at every move of a widget."""
+    """Measure warm runs on this film, once and not in each run of the page; the models take turns."""
     key = (film.digest, film.was_inverted, *((c.card.sha256, c.num_threads) for c in classifiers))
     kept, count = get_state().latencies, len(classifiers)
     if count not in kept or kept[count][0] != key:
@@ -34,14 +34,14 @@ def _turn() -> threading.Lock:
 
 
 def show(latency: Latency, model: LoadedModel, decode_ms: float, draw_ms: float) -> None:
-    """Stages as one bar, then median and 95th percentile of inference, warm and cold."""
+    """Show the stages as one bar, then warm inference, and the first use of the model."""
     stages = {
         "decode": decode_ms,
         **{stage: latency.median_ms(stage) for stage in latency.samples_ms},
         "draw": draw_ms,
     }
     st.subheader(f"{sum(stages.values()):.0f} ms from file to picture", anchor=False)
-    st.altair_chart(_draw_stages(stages), alt="Time of each stage, as told below")
+    st.altair_chart(_draw_stages(stages), alt="Time of each stage, as listed below")
     st.caption(
         ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in stages.items())
         + ". Decode and draw (the page's pictures: resize, color, encode) are timed once, on this film; "

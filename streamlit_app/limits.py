@@ -1,17 +1,17 @@
-"""What the visitors' files may take of this server, and how long they stay when a tab is gone.
+"""Limit the memory that visitors' files take, and how long they stay after a tab is closed.
 
 Streamlit limits the size of one file, but neither the sum of a session nor that of all sessions. It drops
-an abandoned session only when somebody else connects, and its media addresses answer until then. So this
-module looks at each request before Streamlit does, and sweeps on a timer.
+an abandoned session only when somebody else connects, and until then its media addresses answer. So this
+module handles each request before Streamlit does, and it removes abandoned files on a timer.
 
-It uses these names of Streamlit and Starlette, and ``tests/test_limits.py`` fails when one changes:
+It depends on these names of Streamlit and Starlette, and ``tests/test_limits.py`` fails if one changes:
 
-- ``Starlette.__call__`` is replaced, as a page has no other way to the server that runs it. (``st.App``
-  takes middleware, but then ``streamlit run`` needs a script that is not the page.)
+- ``Starlette.__call__`` is replaced, as a page has no other access to the server that runs it.
+  (``st.App`` accepts middleware, but then ``streamlit run`` needs a script that is not the page.)
 - ``/_stcore/upload_file/SESSION/FILE`` and ``/_stcore/metrics`` are addresses of Streamlit.
-- ``UploadedFile`` is deeply copied at each run of the page, which doubled its memory.
-- ``file_storage`` of the upload manager has files by session and then by file, each with its ``data``.
-- ``Runtime.is_active_session`` and ``close_session``, the latter to be called on the server's event loop;
+- ``UploadedFile`` is deeply copied in each run of the page, which doubles its memory.
+- ``file_storage`` of the upload manager holds files by session and by file, each with its ``data``.
+- ``Runtime.is_active_session`` and ``close_session``, which must be called on the server's event loop;
   ``remove_session_files`` of the upload manager; ``remove_orphaned_files`` of the media manager.
 """
 
@@ -37,33 +37,33 @@ from cxr.errors import MAX_BYTES
 
 MAX_SESSION_BYTES = 256 * 2**20
 MAX_SERVER_BYTES = 512 * 2**20
-MIN_FILE_BYTES = 2**16  # what any file counts, so that a million empty ones are refused as well
-FRAMING_BYTES = 2**20  # at most, around a file in the body of a request
+MIN_FILE_BYTES = 2**16  # the least that a file counts, so that a million empty files are refused
+FRAMING_BYTES = 2**20  # the most that the body of a request adds to a file
 MAX_REFUSALS = 1000  # remembered for a session
-GRACE_S = 60.0  # for a tab whose connection broke off to come back
+GRACE_S = 60.0  # for a tab to come back after its connection broke off
 SWEEP_S = 5.0
 
 UPLOAD = re.compile(r"/_stcore/upload_file/([^/]+)/([^/]+)$")
 SESSION_IS_FULL = f"One session may hold {MAX_SESSION_BYTES // 2**20} MB at a time."
 SERVER_IS_FULL = f"All visitors may hold {MAX_SERVER_BYTES // 2**20} MB at a time; try again later."
 
-# uploads of more than 1 MB would be spooled to a temporary file, which must not be, and on a read-only
-# file system cannot
+# Uploads of more than 1 MB would be written to a temporary file, which is not wanted, and which fails
+# on a read-only file system.
 MultiPartParser.spool_max_size = 2 * MAX_BYTES
 
-_seen: dict[str, float] = {}  # session to the time when it was last known to be connected
-_arriving: dict[object, tuple[str, int]] = {}  # an upload under way to its session and bytes
+_seen: dict[str, float] = {}  # session to when it was last connected
+_arriving: dict[object, tuple[str, int]] = {}  # an upload in progress to its session and bytes
 _refused: dict[str, dict[str, tuple[int, str]]] = {}  # session to file to bytes and reason
 _timer: asyncio.Task[None] | None = None
 
 
 def watch_session() -> None:
-    """Have this session's files removed when its tab has been gone for ``GRACE_S``."""
+    """Register this session, so that its files are removed ``GRACE_S`` after its tab is closed."""
     _seen[_session()] = time.monotonic()
 
 
 def list_refusals() -> list[str]:
-    """A sentence for each reason why files of this session were not taken; none when all were."""
+    """A sentence for each reason why files of this session were not accepted."""
     refusals = list(_refused.get(_session(), {}).values())
     sentences = []
     for reason in sorted({reason for _, reason in refusals}):
@@ -74,7 +74,7 @@ def list_refusals() -> list[str]:
 
 
 def release(uploads: Iterable[UploadedFile]) -> None:
-    """Remove uploads whose drop zone is emptied, and forget what was refused there."""
+    """Remove uploads when their drop zone is emptied, and forget the refusals."""
     context = get_script_run_ctx()
     for upload in uploads:
         context.uploaded_file_mgr.remove_file(context.session_id, upload.file_id)
@@ -82,12 +82,12 @@ def release(uploads: Iterable[UploadedFile]) -> None:
 
 
 def sweep(now: float) -> None:
-    """Close the sessions whose tabs have been gone for ``GRACE_S``, and remove what belongs to none.
+    """Close the sessions whose tabs were closed ``GRACE_S`` ago, and remove files without a session.
 
-    To be called on the server's event loop.
+    It must be called on the server's event loop.
 
     Args:
-        now: of the monotonic clock, s.
+        now: the monotonic clock, s.
     """
     runtime, closed = Runtime.instance(), False
     for session, last in list(_seen.items()):
@@ -103,7 +103,7 @@ def sweep(now: float) -> None:
             runtime.uploaded_file_mgr.remove_session_files(session)
     if closed:
         gc.collect()  # a session refers to itself, and holds a decoded film
-    # Closing a session only marks a file that may be downloaded: the next call removes it.
+    # Closing a session only marks a file that can be downloaded; this call removes it.
     runtime.media_file_mgr.remove_orphaned_files()
 
 
@@ -116,7 +116,7 @@ def _megabytes(size: int) -> str:
 
 
 def _held(session: str | None = None) -> int:
-    """Bytes of uploads, those under way included, of one session or of all."""
+    """Bytes of uploads of one session or of all, including those in progress."""
     stored = Runtime.instance().uploaded_file_mgr.file_storage
     sizes = [
         (owner, max(len(file.data), MIN_FILE_BYTES))
@@ -127,7 +127,7 @@ def _held(session: str | None = None) -> int:
 
 
 def _find_refusal(session: str, size: int) -> str | None:
-    """Why an upload is not taken, or None."""
+    """The reason to refuse an upload, or None."""
     if _held(session) + size > MAX_SESSION_BYTES + FRAMING_BYTES:
         return SESSION_IS_FULL
     if _held() + size > MAX_SERVER_BYTES + FRAMING_BYTES:
@@ -136,10 +136,10 @@ def _find_refusal(session: str, size: int) -> str | None:
 
 
 async def _take(app: Starlette, scope: Scope, receive: Receive, send: Send) -> None:
-    """Pass an upload on, or receive it without keeping it.
+    """Pass an upload on to Streamlit, or receive it without keeping it.
 
-    Streamlit's drop zone would show a refusal as ``AxiosError`` and not run the page. So it is told that
-    the file came; the page runs, finds no such file, and says why.
+    Streamlit's drop zone would show a refusal as ``AxiosError`` and not run the page. So it is answered
+    as if the file had been accepted; the page runs, does not find the file, and gives the reason.
     """
     session, file = UPLOAD.search(scope["path"]).groups()
     request = Request(scope, receive)
@@ -167,12 +167,12 @@ async def _take(app: Starlette, scope: Scope, receive: Receive, send: Send) -> N
 
 
 async def _limited(app: Starlette, scope: Scope, receive: Receive, send: Send) -> None:
-    """What the server does with a request: ``Starlette.__call__`` within the limits."""
+    """Replaces ``Starlette.__call__``: handles a request within the limits."""
     if scope["type"] != "http":
         await _pass_on(app, scope, receive, send)
         return
     _start_timer()
-    if scope["path"].endswith("/_stcore/metrics"):  # it tells anybody how many visitors there are
+    if scope["path"].endswith("/_stcore/metrics"):  # it would tell anybody the number of visitors
         await PlainTextResponse("Not Found", status_code=404)(scope, receive, send)
         return
     upload = UPLOAD.search(scope["path"])

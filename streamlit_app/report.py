@@ -1,4 +1,4 @@
-"""A report to keep: one HTML file that holds everything, and nothing of the patient."""
+"""A report to download: one HTML file that is complete, and that has no data of the patient."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TEMPLATE = jinja2.Environment(autoescape=True).from_string(
 
 
 def offer(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
-    """The button; the report is made when it is pressed."""
-    small = dataclasses.replace(film, pixels=shrink(film.pixels))  # the button must not hold all pixels
+    """Show the download button. The report is made when the button is pressed."""
+    small = dataclasses.replace(film, pixels=shrink(film.pixels))  # the button must not keep all pixels
     st.download_button(
         "Download a report",
         lambda: make_report(small, prediction, card),
@@ -36,7 +36,7 @@ def offer(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
 
 
 def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str:
-    """The report's HTML. The file's name stays out of it, since it may name the patient."""
+    """Make the report's HTML. It lacks the file name, which may name the patient."""
     pixels = shrink(film.pixels)
     height, width = film.size
     rows, columns = prediction.evidence.shape
@@ -73,7 +73,7 @@ def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str
         cells=f"{rows} x {columns}",
         rows=facts,
         limits=[
-            "Not for medical use: no decision about a patient may rest on this.",
+            "Not for medical use: no decision about a patient may be based on this.",
             f"The model learned from children of 1 to 5 years, of one hospital. {tell_external(card)}",
             "The probability assumes the prevalence above; where fewer films show pneumonia, the chance "
             "is lower.",
@@ -85,10 +85,10 @@ def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str
 def _list_marks(film: ShownFilm, prediction: Prediction) -> list[str]:
     marks = {
         "Uncertain": prediction.uncertain,
-        "Unlike the films that the model learned from: the score is worth little": (
+        "Unlike the films that the model learned from: the score is hardly reliable": (
             prediction.screening == UNFAMILIAR
         ),
-        "Refused as no frontal chest film, scored at the visitor's request: the score means nothing": (
+        "Refused as unlike a frontal chest film, scored on request: the score means nothing": (
             prediction.screening == REFUSED
         ),
         "Gray levels inverted at the visitor's request": film.was_inverted,

@@ -1,4 +1,4 @@
-"""Is this a film that the model knows? What is said where it is not, and what the visitor may do."""
+"""Say if a film is not of the kind that the model knows, and offer what the visitor can do."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LOOKS_INVERTED = "This film looks inverted: air is white in it."
 
 
 def as_shown(film: ShownFilm) -> ShownFilm:
-    """The film, with its gray levels inverted where the visitor asked for it."""
+    """The film, with its gray levels inverted if the visitor requested it."""
     if film.digest not in get_state().inversion_requested:
         return film
     return dataclasses.replace(film, pixels=255 - film.pixels, was_inverted=True)
 
 
 def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> None:
-    """Notes on the file, the offer of inversion, and a warning where the film is unfamiliar."""
+    """Show notes on the file, offer to invert it, and warn if the film is unfamiliar."""
     for note in film.notes:
         st.info(note)
     if film.was_inverted:
@@ -42,37 +42,39 @@ def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> Non
         card = classifier.card
         st.warning(
             f"**Unlike the films that the model learned from.** {_tell_novelty(prediction, card)} On "
-            f"such films its score is worth little{_tell_external(card)}."
+            f"such films its score is hardly reliable{_tell_external(card)}."
         )
 
 
 def admits(prediction: Prediction, film: ShownFilm) -> bool:
-    """Whether the score is shown: the film is not refused, or the visitor wants it all the same."""
+    """Whether the score is shown, because the film is not refused or the visitor wants it anyway."""
     return prediction.screening != REFUSED or film.digest in get_state().overridden
 
 
 def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
-    """The page in place of a score, with the way around it."""
+    """Show the refusal instead of a score, and a button that shows the score anyway."""
     st.subheader("Not scored: this does not look like a frontal chest X-ray", anchor=False)
     left, right = st.columns(2, gap="large")
     with left:
         show_alone(film)
     with right:
         st.markdown(
-            f"The model knows {KNOWN} alone, and would give a number to anything. "
+            f"The model knows only {KNOWN}, and it would give a number to any image. "
             f"{_tell_novelty(prediction, card)} {_tell_refused(card)}"
         )
-        st.markdown("If it is a frontal chest film all the same, its score will be marked as refused.")
+        st.markdown(
+            "If it is a frontal chest film nevertheless, you can see its score, marked as refused."
+        )
         st.button("Score it anyway", on_click=override, args=(film.digest,))
 
 
 def override(digest: str) -> None:
-    """Let the score of the file with this sha256 be shown, though it is refused."""
+    """Show the score of the file with this sha256 although it is refused."""
     get_state().overridden.add(digest)
 
 
 def badge(screening: str | None) -> str:
-    """The mark beside a verdict whose film is not typical, in markdown; else nothing."""
+    """The mark beside a verdict, in markdown, if the film is not typical."""
     if screening == REFUSED:
         return " &ensp; :red-badge[Refused film, scored anyway]"
     return " &ensp; :orange-badge[Unfamiliar film]" if screening == UNFAMILIAR else ""
@@ -88,7 +90,8 @@ def _tell_novelty(prediction: Prediction, card: ModelCard) -> str:
 
 def _tell_refused(card: ModelCard) -> str:
     test = card.metrics["test"]
-    return f"Of the {test['films']} films of the official test split {test['refused']['value']:.1%} are."
+    share = test["refused"]["value"]
+    return f"Of the {test['films']} films of the official test split, {share:.1%} are refused."
 
 
 def _tell_external(card: ModelCard) -> str:

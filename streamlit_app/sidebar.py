@@ -1,4 +1,4 @@
-"""The sidebar: model choice, and the model's facts."""
+"""The sidebar: the choice of a model, and facts about it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRICS = ("auroc", "accuracy", "sensitivity", "specificity", "precision", "f1")
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A classifier, and the time of its first, cold steps in this process."""
+    """A classifier, and how long its first use took in this process."""
 
     classifier: Classifier
     load_ms: float
@@ -29,7 +29,7 @@ class LoadedModel:
 
 @st.cache_resource(show_spinner="Loading the model")
 def load_model(name: str, num_threads: int) -> LoadedModel:
-    """A shipped model, shared by all sessions; a classifier is safe to call from several threads.
+    """Load a shipped model, which all sessions share; several threads may call a classifier.
 
     Raises:
         InvalidModelError: if a model file is missing, damaged, or not the card's.
@@ -43,7 +43,7 @@ def load_model(name: str, num_threads: int) -> LoadedModel:
 
 
 def choose_model() -> LoadedModel:
-    """The model and thread widgets, kept in the address. Returns the chosen model."""
+    """Show the choice of model and threads, which the address keeps. Returns the chosen model."""
     with st.sidebar:
         name = st.radio("Model", MODEL_NAMES, horizontal=True, key=MODEL, bind="query-params")
         threads = st.radio("Threads", THREAD_COUNTS, horizontal=True, key=THREADS, bind="query-params")
@@ -51,7 +51,7 @@ def choose_model() -> LoadedModel:
 
 
 def explain_failure(error: InvalidModelError) -> None:
-    """The page where the chosen model cannot be used. No other model takes its place unasked."""
+    """Say that the chosen model cannot be used. Only the visitor can choose another one."""
     st.error(f"The model cannot be used. {error}")
     st.markdown(
         "No film can be scored with it, and no other model answers in its place. Whoever runs this page "
@@ -61,7 +61,7 @@ def explain_failure(error: InvalidModelError) -> None:
 
 
 def describe_model(classifier: Classifier) -> None:
-    """Test metrics with intervals and where the model comes from, off its card."""
+    """Show test metrics with intervals and the origin of the model, from its card."""
     card = classifier.card
     test = card.metrics["test"]
     rows = {

@@ -1,4 +1,4 @@
-"""The threshold explorer: what another operating point would mean for a hundred children."""
+"""Explore what another threshold would mean for a hundred children."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLORS = ("#0f7b8a", "#7a8a99")
 
 
 def explore(prediction: Prediction, card: ModelCard) -> None:
-    """A slider that moves along the ROC curve, and its consequence in children."""
+    """Show a slider that moves along the ROC curve, and the consequence in children."""
     start = min(max(round(100 * card.threshold), 1), 99)
     with st.expander("What if the threshold were another?"):
         percent = st.slider("Threshold (%)", 1, 99, start, key=THRESHOLD, help="Of the probability.")
@@ -35,7 +35,7 @@ def explore(prediction: Prediction, card: ModelCard) -> None:
 
 
 def count_children(card: ModelCard, sensitivity: float, specificity: float) -> str:
-    """What an operating point does to a hundred children like those of the test split, in markdown."""
+    """Describe an operating point for a hundred children like those of the test split, in markdown."""
     test = card.metrics["test"]
     sick = round(100 * test["pneumonia"] / test["films"])
     hits, alarms = round(sick * sensitivity), round((100 - sick) * (1 - specificity))

@@ -1,4 +1,4 @@
-"""The verdict: label, probability, threshold, and what they mean."""
+"""Show the verdict: label, probability, threshold, and what they mean."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamlit_app.screening import badge
 
 
 def show(prediction: Prediction, card: ModelCard) -> None:
-    """The verdict, its probability and the threshold: what one look gives."""
+    """Show the verdict, its probability and the threshold, to be seen at a glance."""
     uncertain = " &ensp; :orange-badge[Uncertain]" if prediction.uncertain else ""
     st.subheader(
         f"{tell_verdict(prediction, card)} &ensp; {tell_probability(prediction, card)}"
@@ -36,12 +36,12 @@ def tell_probability(prediction: Prediction, card: ModelCard) -> str:
 
 
 def tell_threshold(prediction: Prediction, card: ModelCard) -> str:
-    """The threshold, with as many decimals as tell it from the probability."""
+    """The threshold, with enough decimals to tell it from the probability."""
     return format_number(card.threshold, prediction.probability, 0, 1)
 
 
 def explain(prediction: Prediction, card: ModelCard) -> None:
-    """What the number means, and how good it has been."""
+    """Explain what the number means, and how good the model was in tests."""
     is_positive = prediction.label == card.labels[1]
     side = "reaches" if is_positive else "stays below"
     test, validation = card.metrics["test"], card.metrics["validation"]
@@ -68,15 +68,15 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
         cause, held_out = (card.metrics[split]["cause_auroc"] for split in ("test", "validation"))
         st.markdown(
             f"If it is pneumonia, a virus has a probability of {prediction.viral_probability:.2f} "
-            "against bacteria, where both are as frequent. The test films with pneumonia were told "
-            f"apart with an AUROC of {cause['value']:.2f} ({cause['low']:.2f} to {cause['high']:.2f}), "
-            f"those held out of training with {held_out['value']:.2f}."
+            "against bacteria, if both are equally frequent. The AUROC of this probability is "
+            f"{cause['value']:.2f} ({cause['low']:.2f} to {cause['high']:.2f}) on the test films with "
+            f"pneumonia, and {held_out['value']:.2f} on those held out of training."
         )
     st.caption(f"The model learned from children of 1 to 5 years, of one hospital. {tell_external(card)}")
 
 
 def tell_external(card: ModelCard) -> str:
-    """What the model is worth on films of another hospital."""
+    """Say how good the model is on films of another hospital."""
     if not card.metrics.get("external"):
         return "On films from other hospitals, and on adults, it has not been measured."
     metrics = card.metrics["external"]

@@ -1,4 +1,4 @@
-"""The film under its evidence, as the page shows it."""
+"""Show the film with the evidence over it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cxr.explanation import color_evidence
 from streamlit_app.state import VIEWER, Drawing, ShownFilm, get_state
 
 FOLDER = Path(__file__).resolve().parent
-SHOWN_PX = 1024  # the longer side on the page; larger films would only be slow to send
-LAYER_PX = 320  # of the evidence, which is smooth
+SHOWN_PX = 1024  # longer side on the page; larger images would take long to send
+LAYER_PX = 320  # side of the evidence, which is smooth
 
 _viewer = st.components.v2.component(
     "film_viewer",
@@ -28,8 +28,11 @@ _viewer = st.components.v2.component(
 
 
 def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> float:
-    """The film under its evidence, in a viewer. Returns the time that the two pictures took, ms: resize,
-    colors and encoding."""
+    """Show the film with the evidence over it.
+
+    Returns:
+        How long it took to resize, color and encode the two pictures, ms.
+    """
     drawing = _draw(film, prediction, card)
     _view(film, drawing.film, drawing.layer)
     rows, columns = prediction.evidence.shape
@@ -42,7 +45,7 @@ def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> float:
 
 
 def show_alone(film: ShownFilm) -> None:
-    """The film without evidence, in a viewer."""
+    """Show the film without evidence."""
     _view(film, _draw_film(film), None)
 
 
@@ -54,7 +57,7 @@ def shrink(pixels: np.ndarray, longest_px: int = SHOWN_PX) -> np.ndarray:
 
 
 def to_data_url(pixels: np.ndarray, image_format: str, **options) -> str:
-    """A picture that a page can hold in itself."""
+    """Encode a picture as an address that contains it."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, image_format, **options)
     text = base64.b64encode(file.getvalue()).decode("ascii")
@@ -62,7 +65,7 @@ def to_data_url(pixels: np.ndarray, image_format: str, **options) -> str:
 
 
 def _draw(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
-    """The two pictures, drawn and timed once, not at every move of a widget."""
+    """Draw and time the two pictures, once and not in each run of the page."""
     key, state = (film.digest, film.was_inverted, card.sha256), get_state()
     if state.drawing is None or state.drawing[0] != key:
         start = time.perf_counter()
@@ -78,7 +81,7 @@ def _draw_film(film: ShownFilm) -> str:
 
 
 def _view(film: ShownFilm, picture: str, layer: str | None) -> None:
-    """Zoom, brightness, contrast, inversion, and the opacity of the layer."""
+    """Show the viewer, which sets zoom, brightness, contrast, inversion and the opacity of the layer."""
     height, width = film.size
     description = f"Chest film of {width} by {height} pixels"
     _viewer(

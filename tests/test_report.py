@@ -30,7 +30,12 @@ def test_the_report_holds_the_result_and_nothing_of_the_file_name(page):
     refused = dataclasses.replace(prediction, screening="refused", uncertain=True)
     told = dataclasses.replace(film, was_inverted=True, notes=("Text is burned in.",))
     marked = make_report(told, refused, classifier.card)
-    for mark in ("Refused as no frontal", "Uncertain", "inverted at the visitor", "Text is burned in."):
+    for mark in (
+        "Refused as unlike a frontal",
+        "Uncertain",
+        "inverted at the visitor",
+        "Text is burned in.",
+    ):
         assert mark in marked
         assert mark not in html
     negative = make_report(film, dataclasses.replace(prediction, looks_inverted=True), classifier.card)
