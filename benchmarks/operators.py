@@ -117,14 +117,17 @@ class Profiler:
 
 
 def summarize(operators: list[tuple[str, float]]) -> dict[str, tuple[int, float]]:
-    """Count and milliseconds by kind of operator, the slowest kind first, and of all."""
+    """Count and milliseconds by kind of operator, the slowest kind first."""
     kinds: dict[str, tuple[int, float]] = collections.defaultdict(lambda: (0, 0.0))
     for name, ms in operators:
         inside = name.removeprefix("Delegate/")
         kind = NAMES.get(inside, inside) if inside != name else f"{name}, outside XNNPACK"
         kinds[kind] = (kinds[kind][0] + 1, kinds[kind][1] + ms)
-    kinds["all"] = len(operators), sum(ms for _, ms in operators)
     return dict(sorted(kinds.items(), key=lambda item: -item[1][1]))
+
+
+def _sum(kinds: dict[str, tuple[int, float]]) -> tuple[int, float]:
+    return sum(count for count, _ in kinds.values()), sum(ms for _, ms in kinds.values())
 
 
 @contextlib.contextmanager
@@ -153,12 +156,9 @@ def main() -> None:
             with _quiet():
                 operators = Profiler(model, threads).profile()
             columns[f"{model.stem}, {threads} thread(s)"] = summarize(operators)
-    table = pd.DataFrame(
-        {
-            name: {kind: f"{n}: {ms:.2f}" for kind, (n, ms) in kinds.items()}
-            for name, kinds in columns.items()
-        }
-    )
+    columns |= {name: kinds | {"all": _sum(kinds)} for name, kinds in columns.items()}
+    table = pd.DataFrame(columns).map(lambda cell: f"{cell[0]}: {cell[1]:.2f}", na_action="ignore")
+    table = table.loc[[*table.index.drop("all"), "all"]]
     print(table.fillna("").rename_axis("operators").to_markdown(disable_numparse=True))
 
 
