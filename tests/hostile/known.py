@@ -97,7 +97,7 @@ def png_private_chunks(length: int) -> bytes:
 
 
 def jpeg2000_signed(side: int) -> bytes:
-    """DICOM: signed 16-bit JPEG 2000 of nothing but its lowest resolution, with a rescale and a window."""
+    """DICOM: signed 16-bit JPEG 2000 of its lowest resolution alone, with a window."""
     frame = codestream(side, side, bits=16, signed=True, first=lowest_resolution(side))
     tags = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1}
     tags |= {"RescaleSlope": "0.5", "RescaleIntercept": "7", "WindowCenter": 0, "WindowWidth": 30_000}
