@@ -15,7 +15,14 @@ from tests.hostile.measure import describe, measure_predict
 HOSTILE = KNOWN | SETS["held_out"]
 MAX_MB = 1200  # of the whole process tree, on any single file
 NET_MB, NET_S = 3000, 60  # a run that takes more is killed, so that the test harms nobody
-GREEDY = ("jpeg2000_precincts", "tiff_giant_tile", "tiff_strips", "rle_expands", "jpeg_empty_segments")
+GREEDY = (
+    "jpeg2000_precincts",
+    "jpeg2000_signed",
+    "tiff_giant_tile",
+    "tiff_strips",
+    "rle_expands",
+    "jpeg_empty_segments",
+)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
