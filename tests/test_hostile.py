@@ -55,3 +55,9 @@ def test_memory_of_the_process_tree_is_bounded(name, tmp_path):
     assert not measured.killed, describe(measured)
     assert measured.output.count("\n") == 1, measured.output  # one film's row, and no traceback
     assert measured.peak_mb < MAX_MB
+
+
+def test_a_large_still_webp_fits_in_the_bounds():
+    """Of one color, so that the file is small: it is decoded, and then refused as blank."""
+    with pytest.raises(InvalidImageError, match="a blank image"):
+        read_film(io.BytesIO(HELD_OUT["webp_of_one_color"].build(HELD_OUT["webp_of_one_color"].large)))
