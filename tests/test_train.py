@@ -23,7 +23,7 @@ from training.compare import compare
 from training.config import TrainConfig
 from training.learning_rate import find_learning_rate
 from training.optimization import compile_model, loss_of_both
-from training.train import train
+from training.train import find_strategy, main, train
 from training.validation import load_validation
 
 tf = pytest.importorskip("tensorflow")
@@ -144,7 +144,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from training.config import TrainConfig
-from training.train import train
+from training.train import find_strategy, main, train
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 assert strategy.num_replicas_in_sync == 2
 print(train(TrainConfig(**json.loads(sys.argv[1])), Path(sys.argv[2]), strategy=strategy))
@@ -296,3 +296,31 @@ def test_an_average_follows_the_weights_from_the_first_step_on():
             average.on_train_batch_end(batch)
     assert slow.weights()[0].item() == pytest.approx(1 - 0.9**2)
     assert last.weights()[0].item() == 1.0
+
+
+@pytest.mark.parametrize("name", ["grpc://10.0.0.2:8470", "my-tpu"])
+def test_a_tpu_of_another_machine_is_refused_before_anything_is_read(name, monkeypatch, capsys):
+    monkeypatch.setenv("TPU_NAME", name)
+    monkeypatch.setattr(sys, "argv", ["train", "--data", "missing"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    message = capsys.readouterr().err
+    assert f"received TPU_NAME={name}" in message
+    assert "accepted is 'local', or none, on a TPU VM" in message
+
+
+@pytest.mark.parametrize("name", [None, "", "local"])
+def test_the_tpu_of_this_machine_is_looked_for(name, monkeypatch):
+    sought = []
+
+    def connect(tpu):
+        sought.append(tpu)
+        raise tf.errors.NotFoundError(None, None, "no TPU")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver.TPUClusterResolver, "connect", connect)
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    if name is not None:
+        monkeypatch.setenv("TPU_NAME", name)
+    assert find_strategy() is tf.distribute.get_strategy()
+    assert sought == ["local"]

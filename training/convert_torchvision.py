@@ -79,12 +79,12 @@ def read_state(path: Path) -> State:
     Raises:
         ValueError: if the file cannot be read, or needs PyTorch, which is not installed.
     """
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
+    if path.suffix != ".npz":
         return _read_torch(path)
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"received {path}, which cannot be read: {error}") from error
 
 
@@ -137,8 +137,10 @@ def _read_torch(path: Path) -> State:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         return {name: tensor.numpy() for name, tensor in tensors.items()}
-    except (AttributeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"received {path}; accepted is a state dict of efficientnet_b0") from error
+    except (OSError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"received {path}, which is no state dict that PyTorch reads: {error}"
+        ) from error
 
 
 def _read_color(path: Path) -> np.ndarray:
