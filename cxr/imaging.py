@@ -16,7 +16,15 @@ from PIL import Image, UnidentifiedImageError
 from cxr.decoding import shared_pool
 from cxr.errors import MAX_BYTES, MAX_PIXELS, InvalidImageError
 from cxr.pixels import check_size, samples_to_gray, to_gray
-from cxr.structure import STRIPS, TILES, check_scans, check_structure, read_tiff_directory
+from cxr.structure import (
+    STRIPS,
+    TILES,
+    check_scans,
+    check_structure,
+    is_webp,
+    read_tiff_directory,
+    read_webp_sizes,
+)
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom")
@@ -145,8 +153,13 @@ def _read_picture(data: bytes, admit: Callable[[int, int], None]) -> tuple[np.nd
     """Decode a file that is not DICOM."""
     check_structure(data)
     notes = ()
+    sizes = read_webp_sizes(data) if is_webp(data) else ()
+    size = next(filter(None, sizes), None)
+    if size:  # to open a WebP takes the memory of two canvases
+        admit(*size)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        admit(*image.size)
+        if not size:
+            admit(*image.size)
         if _has_more(image, data):
             notes = ("The file holds several pictures; only the first is read.",)
         if image.info.get("compression") in ("jpeg", "tiff_jpeg"):

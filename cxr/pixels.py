@@ -10,8 +10,8 @@ from cxr.errors import MAX_ASPECT, MAX_PIXELS, MIN_SIDE, InvalidImageError
 DEEP_PERCENTILES = (0.1, 99.9)
 MAX_OUTLIER_RANGE = 2.0
 PERCENTILE_SAMPLE = 2**20  # evenly spaced pixels
-ROWS_PER_BAND = 256
-LUMA = np.array([19595, 38470, 7471], np.uint64)  # in 1/65536, the same as in Pillow
+ROWS_PER_BAND = 32
+LUMA = np.array([19595, 38470, 7471], np.uint32)  # in 1/65536, the same as in Pillow
 PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0 means that white is zero
 
 
@@ -68,8 +68,11 @@ def _mix(samples: np.ndarray) -> np.ndarray:
     channels, full = samples.shape[2], np.iinfo(samples.dtype).max
     gray = np.empty(samples.shape[:2], samples.dtype)
     for top in range(0, len(gray), ROWS_PER_BAND):
-        band = samples[top : top + ROWS_PER_BAND].astype(np.uint64)
-        mixed = band[..., 0] if channels == 2 else (band[..., :3] @ LUMA + 0x8000) >> 16
+        band = samples[top : top + ROWS_PER_BAND].astype(np.uint32)  # the largest sum just fits
+        mixed = band[..., 0]
+        if channels > 2:
+            red, green, blue = (band[..., i] * weight for i, weight in enumerate(LUMA))
+            mixed = (red + green + blue + 0x8000) >> 16
         if channels in (2, 4):
             mixed = (mixed * band[..., -1] + full // 2) // full
         gray[top : top + ROWS_PER_BAND] = mixed

@@ -34,7 +34,7 @@ def check_structure(data: bytes) -> None:
         _check_png(data)
     elif data.startswith(TIFF_STARTS + BIG_TIFF_STARTS):
         _check_tiff(data)
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    elif is_webp(data):
         _check_webp(data)
 
 
@@ -80,6 +80,37 @@ def read_tiff_directory(data: bytes) -> tuple[dict[int, tuple[int, int, int]], i
     return tags, following
 
 
+def read_webp_sizes(data: bytes) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Width and height, px, of a WebP's canvas and of its first picture (RFC 9649, section 2); None for
+    what it does not have.
+
+    Raises:
+        InvalidImageError: if the first picture comes after far too much else.
+    """
+    canvas, at = None, 12
+    for _ in range(MAX_SEGMENTS):
+        if at + 24 > len(data):
+            return canvas, None
+        name, length = struct.unpack_from("<4sI", data, at)
+        if name == b"VP8X":
+            canvas = _read_sides(data, at + 12)
+        elif name == b"ANMF":
+            return canvas, _read_sides(data, at + 14)
+        elif name == b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, at + 14)
+            return canvas, (width & 0x3FFF, height & 0x3FFF)
+        elif name == b"VP8L":
+            (bits,) = struct.unpack_from("<I", data, at + 9)
+            return canvas, ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+        at += 8 + length + length % 2
+    raise InvalidImageError("a WebP with far too much before its picture")
+
+
+def is_webp(data: bytes) -> bool:
+    """Whether a file is a WebP by how it begins."""
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
 def _check_jpeg(data: bytes) -> None:
     """Limit the segments before the first scan (T.81, B.1.1.4), which Pillow reads one by one."""
     check_scans(data)
@@ -122,31 +153,12 @@ def _check_tiff(data: bytes) -> None:
 
 
 def _check_webp(data: bytes) -> None:
-    """Refuse a canvas larger than its image: decoders allocate several canvases (RFC 9649, 2.7)."""
-    if data[12:16] != b"VP8X":
-        return
-    canvas, at = _read_sides(data, 24), 12
-    for _ in range(MAX_SEGMENTS):
-        if at + 24 > len(data):
-            return
-        name, length = struct.unpack_from("<4sI", data, at)
-        frame = canvas
-        if name == b"ANMF":
-            frame = _read_sides(data, at + 14)
-        elif name == b"VP8 ":
-            width, height = struct.unpack_from("<HH", data, at + 14)
-            frame = width & 0x3FFF, height & 0x3FFF
-        elif name == b"VP8L":
-            (bits,) = struct.unpack_from("<I", data, at + 9)
-            frame = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-        if frame != canvas:
-            raise InvalidImageError(
-                "a WebP of {}x{} px whose first picture has {}x{}".format(*canvas, *frame)
-            )
-        if name in (b"ANMF", b"VP8 ", b"VP8L"):
-            return
-        at += 8 + length + length % 2
-    raise InvalidImageError("a WebP with far too much before its picture")
+    """Refuse a canvas larger than its first picture: decoders allocate several canvases."""
+    canvas, frame = read_webp_sizes(data)
+    if frame and canvas and frame != canvas:
+        raise InvalidImageError(
+            "a WebP of {}x{} px whose first picture has {}x{}".format(*canvas, *frame)
+        )
 
 
 def _read_sides(data: bytes, at: int) -> tuple[int, int]:
