@@ -24,7 +24,7 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # some codecs print there
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    import numpy as np
+    import numpy as np  # what these imports print must not mix with the replies
 
     from cxr.errors import MAX_BYTES, InvalidImageError
     from cxr.imaging import decode_film

@@ -155,7 +155,7 @@ def _read_picture(data: bytes, admit: Callable[[int, int], None]) -> tuple[np.nd
     notes = ()
     sizes = read_webp_sizes(data) if is_webp(data) else ()
     size = next(filter(None, sizes), None)
-    if size:  # to open a WebP takes the memory of two canvases
+    if size:  # opening a WebP takes the memory of two canvases
         admit(*size)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if not size:

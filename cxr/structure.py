@@ -81,11 +81,13 @@ def read_tiff_directory(data: bytes) -> tuple[dict[int, tuple[int, int, int]], i
 
 
 def read_webp_sizes(data: bytes) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """Width and height, px, of a WebP's canvas and of its first picture (RFC 9649, section 2); None for
-    what it does not have.
+    """Read width and height, px, of the canvas and of the first picture of a WebP (RFC 9649, section 2).
+
+    Returns:
+        The two sizes, each of which is None if the file does not have it.
 
     Raises:
-        InvalidImageError: if the first picture comes after far too much else.
+        InvalidImageError: if too much precedes the first picture.
     """
     canvas, at = None, 12
     for _ in range(MAX_SEGMENTS):
@@ -107,7 +109,7 @@ def read_webp_sizes(data: bytes) -> tuple[tuple[int, int] | None, tuple[int, int
 
 
 def is_webp(data: bytes) -> bool:
-    """Whether a file is a WebP by how it begins."""
+    """Whether a file begins like a WebP."""
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 

@@ -13,7 +13,7 @@ export default function ({ data, parentElement }) {
   find(".for-layer").hidden = !data.layer;
   if (data.layer && layer.src !== data.layer) layer.src = data.layer;
 
-  // stage.corner: the upper left corner of what is seen, as a share of the film
+  // stage.corner: the upper left corner of the visible part, as a share of the film
   const draw = () => {
     const zoom = value("zoom"), corner = stage.corner;
     for (const axis of ["x", "y"]) corner[axis] = Math.min(Math.max(corner[axis], 0), 1 - 1 / zoom);
@@ -65,7 +65,7 @@ export default function ({ data, parentElement }) {
     draw();
   };
   stage.ondragstart = (event) => event.preventDefault();
-  if (stage.digest !== data.digest) reset(); // what was set for one film does not suit the next
+  if (stage.digest !== data.digest) reset(); // the settings of one film do not suit the next
   stage.digest = data.digest;
   draw();
 }

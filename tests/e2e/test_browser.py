@@ -314,7 +314,7 @@ def test_the_table_has_no_export_of_its_own(open_page, files):
     upload(page, SAMPLES / "normal_1.png", files["photograph"])
     page.get_by_role("heading", name="0 of 1 films: pneumonia likely").wait_for()
     page.get_by_test_id("stDataFrame").hover()
-    page.get_by_role("button", name="Fullscreen: A row a film").wait_for()
+    page.get_by_role("button", name="Fullscreen: One row per film").wait_for()
     assert page.get_by_role("button", name="Download as CSV").count() == 1  # the page's, which is safe
 
 
