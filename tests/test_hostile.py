@@ -53,7 +53,9 @@ def test_memory_of_the_process_tree_is_bounded(name, tmp_path):
     file.write_bytes(case.build(case.moderate))
     measured = measure_predict(file, NET_MB, NET_S)
     assert not measured.killed, describe(measured)
-    assert measured.output.count("\n") == 1, measured.output  # one film's row, and no traceback
+    rows = [line for line in measured.output.splitlines() if line.startswith("{")]
+    assert len(rows) == 1, measured.output  # LiteRT may write a line on standard error
+    assert "Traceback" not in measured.output
     assert measured.peak_mb < MAX_MB
 
 
