@@ -18,12 +18,8 @@ import numpy as np
 from PIL import Image
 
 TYPICAL, UNFAMILIAR, REFUSED = "typical", "unfamiliar", "refused"
-COMPONENTS = 96
 TEMPLATE_PX = 16
 INVERTED_CORRELATION = -0.3  # validation films lie above +.4, the same inverted below -.5
-UNFAMILIAR_PERCENTILE = 98.0  # of the validation films
-SMALLEST = 1e-12
-REFUSED_SIGMAS = 3.7  # above the validation films' mean, of the logarithm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,38 +42,6 @@ class NoveltyModel:
     unfamiliar: float
     refused: float
 
-    @classmethod
-    def fit(
-        cls,
-        embeddings: np.ndarray,
-        images: np.ndarray,
-        validation_embeddings: np.ndarray,
-        components: int = COMPONENTS,
-    ) -> NoveltyModel:
-        """Learn the subspace from training films, and the limits from validation films.
-
-        Args:
-            embeddings: float32 (N, E) of the training films, N above ``components``.
-            images: uint8 (N, S, S, 1) of the same, as ``preprocess`` gives them.
-            validation_embeddings: float32 (V, E) of other patients' films.
-            components: dimension of the subspace.
-        """
-        mean = embeddings.mean(axis=0).astype(np.float32)
-        _, _, rows = np.linalg.svd(embeddings - mean, full_matrices=False)
-        template = np.mean([_shrink(image) for image in images], axis=0)
-        basis, scale = _round_to_int8(rows[:components])
-        unlimited = cls(mean, basis * scale, template, 1.0, np.inf, np.inf)
-        residuals = np.array([unlimited.score(e) for e in validation_embeddings])
-        residuals = np.maximum(residuals, SMALLEST)  # of a network that tells nothing apart
-        usual = float(np.median(residuals))
-        logs = np.log(residuals / usual)
-        return dataclasses.replace(
-            unlimited,
-            usual=usual,
-            unfamiliar=float(np.exp(np.percentile(logs, UNFAMILIAR_PERCENTILE))),
-            refused=float(np.exp(logs.mean() + REFUSED_SIGMAS * logs.std())),
-        )
-
     def score(self, embedding: np.ndarray) -> float:
         """Novelty of an embedding, float32 (E,): above 0, 1 is usual."""
         difference = embedding - self.mean
@@ -92,13 +56,13 @@ class NoveltyModel:
 
     def is_inverted(self, image: np.ndarray) -> bool:
         """Whether a prepared film, uint8 (S, S, 1), is the negative of a chest film."""
-        shrunk = _shrink(image)
+        shrunk = shrink(image)
         lengths = np.linalg.norm(shrunk) * np.linalg.norm(self.template)
         return bool(np.sum(shrunk * self.template) < INVERTED_CORRELATION * lengths)
 
     def to_json(self) -> dict[str, Any]:
         """Statistics for the card: arrays as base64 of float32, components of int8 with a scale each."""
-        basis, scale = _round_to_int8(self.components)
+        basis, scale = round_to_int8(self.components)
         return {
             "usual": self.usual,
             "unfamiliar": self.unfamiliar,
@@ -136,14 +100,14 @@ class NoveltyModel:
             raise ValueError(f"received novelty statistics that cannot be used: {error}") from error
 
 
-def _shrink(image: np.ndarray) -> np.ndarray:
+def shrink(image: np.ndarray) -> np.ndarray:
     """A prepared film's coarse layout, float32 (16, 16), of mean 0."""
     small = Image.fromarray(image[..., 0]).resize((TEMPLATE_PX, TEMPLATE_PX), Image.Resampling.BOX)
     small = np.asarray(small, np.float32)
     return small - small.mean()
 
 
-def _round_to_int8(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def round_to_int8(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """int8 (K, E) and the scale of each row, float32 (K, 1)."""
     scale = (np.abs(rows).max(axis=1, keepdims=True) / 127).astype(np.float32)
     return np.rint(rows / scale).astype(np.int8), scale

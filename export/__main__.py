@@ -31,9 +31,10 @@ from export.validate import (
     write_models,
 )
 from training.config import TrainConfig
-from training.dataset import Films, load_films
+from training.flags import add_flags, setting, to_flat
 from training.model import load_run
-from training.run_folder import COMMIT, add_flags
+from training.run_folder import COMMIT
+from training.sources import LabelledImages, load_films, load_sizes
 from training.validation import load_validation
 
 DATA = (
@@ -53,9 +54,10 @@ PACKAGES = (
 class ExportConfig:
     """An export. The defaults are the published one."""
 
-    sparsity: float = 0.3  # of the 1x1 kernels; buys gzipped size, not latency (models/README.md)
-    epochs: int = 1  # of fine-tuning while pruning
-    learning_rate: float = 1e-4
+    # sparsity makes the gzipped file smaller, not the model faster (models/README.md)
+    sparsity: float = setting(0.3, "share of zeros in the 1x1 kernels")
+    epochs: int = setting(1, "epochs of fine-tuning while pruning")
+    learning_rate: float = setting(1e-4, "peak learning rate of the fine-tune")
 
 
 def export(
@@ -78,17 +80,18 @@ def export(
     """
     trained, model = load_run(run)
     trained = dataclasses.replace(trained, data=data or trained.data)
-    dense = to_tflite(model)
-    if config.sparsity > 0:
-        model = prune(model, trained, config.sparsity, config.epochs, config.learning_rate)
-    model.save_weights(run / "pruned_weights.h5")
-    float32 = to_tflite(model)
-    films = choose_calibration_films(trained.data, trained.image_size)
-    int8 = quantize(float32, films)
-
+    train, larger = load_sizes(trained.data, "train", (trained.image_size, trained.film_size))
     validation = load_validation(trained)
     test = load_films(trained.data, "test", trained.image_size)
-    train = load_films(trained.data, "train", trained.image_size)
+
+    dense = to_tflite(model)
+    if config.sparsity > 0:
+        model = prune(model, trained, larger, config.sparsity, config.epochs, config.learning_rate)
+    model.save_weights(run / "pruned_weights.h5")
+    float32 = to_tflite(model)
+    films = choose_calibration_films(train)
+    int8 = quantize(float32, films)
+
     digests = {"train": digest(train), "validation": digest(validation.films), "test": digest(test)}
     origin = _describe_training(trained, run) | {"data_sha256": digests}
     origin |= {"external": external.name} if external else {}
@@ -112,7 +115,7 @@ def export(
     return gate_cause(reports)
 
 
-def digest(films: Films) -> str:
+def digest(films: LabelledImages) -> str:
     """sha256 of the films' paths inside the data set and of their network pixels, in the order of the
     paths: the same from images, shards and pairs of records, whose files differ."""
     checksum = hashlib.sha256()
@@ -123,7 +126,7 @@ def digest(films: Films) -> str:
 
 def _describe_training(config: TrainConfig, run: Path) -> dict[str, Any]:
     """Provenance of the dense model, without the paths of a machine."""
-    training = dataclasses.asdict(config)
+    training = to_flat(config)
     commit = run / COMMIT
     for name in ("name", "data", "weights"):
         del training[name]

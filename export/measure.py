@@ -18,9 +18,12 @@ import numpy as np
 from cxr.classifier import MODEL_NAMES, MODELS_DIR, Classifier
 from cxr.imaging import read_image
 from cxr.novelty import NoveltyModel
+from training.calibration import Calibration
 from training.config import TrainConfig
-from training.dataset import Films, list_labelled, load_films
-from training.evaluate import Calibration, auroc_with_interval, share_with_interval
+from training.flags import from_flat
+from training.metrics import auroc_with_interval, share_with_interval
+from training.names import list_labelled
+from training.sources import LabelledImages, load_films
 from training.validation import Validation, load_validation
 
 UNSCREENED = "corrupted"  # the limits of novelty are for films as they come
@@ -58,7 +61,7 @@ def score(classifier: Classifier, films: Iterable[np.ndarray]) -> Scores:
 
 
 def score_splits(
-    classifier: Classifier, validation: Validation, test: Films, external: Path | None
+    classifier: Classifier, validation: Validation, test: LabelledImages, external: Path | None
 ) -> dict[str, ScoredFilms]:
     """Score all films that a card speaks of.
 
@@ -144,7 +147,7 @@ def measure_again(model: Path, data: str, external: Path | None) -> None:
     """
     classifier = Classifier.load(model)
     card = classifier.card
-    config = TrainConfig(**card.provenance["training"] | {"data": data})
+    config = from_flat(TrainConfig, card.provenance["training"] | {"data": data})
     test = load_films(data, "test", card.input_size)
     scored = score_splits(classifier, load_validation(config), test, external)
     calibration = Calibration(card.temperature, card.offset, card.uncertain)

@@ -17,7 +17,7 @@ from ai_edge_quantizer import quantizer, recipe
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
 from cxr.classifier import INPUT, SIGNATURE
-from training.dataset import load_films
+from training.sources import LabelledImages
 
 CALIBRATION_FILMS = 256
 RANGE_PERCENTILES = (0.02, 99.98)
@@ -30,19 +30,18 @@ SAMPLES_PER_FILM = 2048  # values kept of each tensor
 Range = tuple[float, float]
 
 
-def choose_calibration_films(data: str, image_size: int, count: int = CALIBRATION_FILMS) -> np.ndarray:
-    """Training patients' films, as many of each class where there are enough.
+def choose_calibration_films(train: LabelledImages, count: int = CALIBRATION_FILMS) -> np.ndarray:
+    """Training images, as many of each class where there are enough.
 
     Returns:
-        uint8 (N, image_size, image_size, 1).
+        uint8 (N, S, S, 1).
     """
-    films = load_films(data, "train", image_size)
     rng = np.random.default_rng(0)
     chosen = []
     for label in (0, 1):
-        members = np.flatnonzero(films.labels == label)
+        members = np.flatnonzero(train.labels == label)
         chosen.append(rng.permutation(members)[: count // 2])
-    return films.images[rng.permutation(np.concatenate(chosen))]
+    return train.images[rng.permutation(np.concatenate(chosen))]
 
 
 def percentile_range(values: np.ndarray) -> Range:

@@ -13,11 +13,12 @@ import numpy as np
 from cxr.classifier import Classifier
 from cxr.latency import measure_latency
 from cxr.model_card import ModelCard
-from cxr.novelty import NoveltyModel
 from export.measure import measure_splits, score, score_splits
-from training.dataset import LABELS, Films
-from training.evaluate import THRESHOLD, Calibration, calibrate, fit_calibration
-from training.explanation import map_correlation
+from training.calibration import THRESHOLD, Calibration, calibrate, fit_calibration
+from training.metrics import map_correlation
+from training.names import LABELS
+from training.novelty import fit_novelty
+from training.sources import LabelledImages
 from training.validation import Validation
 
 VERSION = "1.0.0"  # of the shipped models: raise it with every export that changes them
@@ -83,9 +84,9 @@ def measure_model(
     variant: str,
     provenance: dict[str, Any],
     validation: Validation,
-    test: Films,
+    test: LabelledImages,
     external: Path | None = None,
-    train: Films | None = None,
+    train: LabelledImages | None = None,
 ) -> Report:
     """Calibrate on the validation patients, then measure on every split.
 
@@ -107,7 +108,7 @@ def measure_model(
     novelty = None
     if train:
         seen = score(classifier, train.images[..., 0])
-        novelty = NoveltyModel.fit(seen.embeddings, train.images, plain.embeddings)
+        novelty = fit_novelty(seen.embeddings, train.images, plain.embeddings)
     sick = labels == 1
     temperature, offset = fit_calibration(plain.causes[sick], validation.films.series[sick] == "virus")
     scale = max(float(np.percentile(plain.evidence[sick], EVIDENCE_PERCENTILE)), 1e-3)

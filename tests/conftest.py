@@ -92,7 +92,7 @@ def name_film(label: str, patient: int, image: int) -> str:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
     """A data set of 56 cartoon films in the official layout and naming."""
-    from training.dataset import LABELS, parse_path
+    from training.names import LABELS, parse_path
 
     root = tmp_path_factory.mktemp("data") / "chest_xray"
     for label in LABELS:

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 import training  # noqa: F401  before tensorflow
-from tests.conftest import draw_film
-from training.ablate import (
+from experiments.ablate import (
     PROBE,
     SERIES_FOLDS,
     format_table,
@@ -18,7 +17,8 @@ from training.ablate import (
     study,
     summarize,
 )
-from training.dataset import parse_path
+from tests.conftest import draw_film
+from training.names import parse_path
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_fold_never_trains_on_the_series_it_holds_out(config):
 
 
 def test_a_study_keeps_its_runs_and_prints_its_tables(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.ablate.SEEDS", 2)
+    monkeypatch.setattr("experiments.ablate.SEEDS", 2)
     arguments = (config, ["base", "MixUp 0.2"], list(SERIES_FOLDS), None, 2)
     study(tmp_path, *arguments)
     files = sorted(tmp_path.glob("*.npz"))

@@ -8,15 +8,9 @@ import training  # noqa: F401  before tensorflow
 from cxr import preprocess, read_image
 from export.__main__ import digest
 from tests.conftest import ROOT
-from training.dataset import (
-    SPLITS,
-    describe,
-    list_films,
-    load_films,
-    load_split,
-    parse_path,
-    write_shards,
-)
+from training.dataset import describe, write_shards
+from training.names import SPLITS, list_films, parse_path
+from training.sources import load_films, load_split
 
 tf = pytest.importorskip("tensorflow")
 

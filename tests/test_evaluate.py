@@ -2,13 +2,10 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from training.evaluate import (
-    Calibration,
+from training.calibration import Calibration, calibrate, find_uncertain_band, fit_calibration
+from training.metrics import (
     auroc_with_interval,
-    calibrate,
     compute_metrics,
-    find_uncertain_band,
-    fit_calibration,
     metrics_with_intervals,
     reliability,
     share_with_interval,

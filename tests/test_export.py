@@ -1,6 +1,7 @@
 """Export of a tiny run end to end, and its parts."""
 
 import dataclasses
+import functools
 import gzip
 import json
 import re
@@ -14,19 +15,16 @@ from PIL import Image
 
 import training  # noqa: F401  before tensorflow
 from cxr import Classifier, ModelCard, preprocess
+from experiments.fake_quantization import fake_quantize, measure_activation_ranges
+from experiments.formats import compare_formats, least_error_range
+from experiments.layers import report_layers
+from experiments.sparsity import sweep_sparsity
+from experiments.study import load_study
 from export.__main__ import ExportConfig, export, main
 from export.convert import build_export_model, to_tflite
-from export.fake_quantization import fake_quantize, measure_activation_ranges
 from export.measure import measure_again
 from export.prune import is_pruned, prune
 from export.quantize import choose_calibration_films, quantize
-from export.study import (
-    Study,
-    compare_formats,
-    least_error_range,
-    report_layers,
-    sweep_sparsity,
-)
 from export.validate import (
     QuantizationError,
     Report,
@@ -37,8 +35,9 @@ from export.validate import (
 )
 from tests.conftest import ROOT, draw_film
 from training.config import TrainConfig
-from training.dataset import load_films
+from training.flags import from_flat, to_flat
 from training.model import build_model, grad_cam
+from training.sources import load_films
 from training.validation import load_validation
 
 tf_keras = pytest.importorskip("tf_keras")
@@ -67,7 +66,7 @@ def run(model, tiny_data, tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    (folder / "config.json").write_text(json.dumps(to_flat(config)))
     model.save_weights(folder / "best_weights.h5")
     return folder
 
@@ -195,7 +194,7 @@ def test_a_worse_int8_model_is_refused_and_nothing_is_written(run, model, tmp_pa
     int8 model comes from a network with the opposite head."""
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    config = TrainConfig(**json.loads((folder / "config.json").read_text()))
+    config = from_flat(TrainConfig, json.loads((folder / "config.json").read_text()))
     films = load_validation(config).films
     embed = tf_keras.Model(model.input, model.get_layer("pooled").output)
     embeddings = embed.predict(films.images.astype(np.float32), verbose=0)
@@ -226,9 +225,9 @@ def test_a_model_card_without_markers_is_not_overwritten(tmp_path):
 
 
 def test_calibration_films_are_of_both_classes_from_the_first_on(tiny_data):
-    films = choose_calibration_films(str(tiny_data), 64, count=16)
-    normal = load_films(tiny_data, "train", 64)
-    normal = {image.tobytes() for image in normal.images[normal.labels == 0]}
+    train = load_films(tiny_data, "train", 64)
+    films = choose_calibration_films(train, count=16)
+    normal = {image.tobytes() for image in train.images[train.labels == 0]}
     assert 2 <= sum(film.tobytes() in normal for film in films[:8]) <= 6
 
 
@@ -282,8 +281,8 @@ def test_models_measured_again_keep_their_card(exported, tiny_data, tmp_path):
 
 
 def test_rounding_in_training_follows_the_ranges(model, tiny_data):
-    films = load_films(tiny_data, "train", 64).images[:4]
-    ranges = measure_activation_ranges(model, films)
+    films = load_films(tiny_data, "train", 64)
+    ranges = measure_activation_ranges(model, films.images[:4])
     assert len(ranges) == 42  # 33 swishes outside of squeeze-excite, 9 additions
     low, high = ranges["block3b_add"][-1]
     rounding = fake_quantize(model.get_layer("block3b_add"), ranges)
@@ -292,10 +291,9 @@ def test_rounding_in_training_follows_the_ranges(model, tiny_data):
     assert low - step <= values.min() < values.max() <= high + step
     assert len(np.unique(values)) <= 256
     assert fake_quantize(model.get_layer("stem_conv"), ranges) is None
-    config = TrainConfig(
-        data=str(tiny_data), weights="none", image_size=64, film_size=64, batch_size=4, epochs=1
-    )
-    learned = prune(model_copy(model), config, 0.0, 1, 1e-3, ranges)
+    config = TrainConfig(weights="none", image_size=64, film_size=64, batch_size=4, epochs=1)
+    rounding = functools.partial(fake_quantize, ranges=ranges)
+    learned = prune(model, config, films, 0.0, 1, 1e-3, rounding)
     assert [type(layer) for layer in learned.layers] == [type(layer) for layer in model.layers]
     assert not np.array_equal(learned.get_weights()[-2], model.get_weights()[-2])
 
@@ -322,9 +320,8 @@ def small_study(run, model, tmp_path_factory):
     shutil.copy(run / "config.json", folder)
     for name in ("best_weights.h5", "pruned_weights.h5"):
         model.save_weights(folder / name)
-    config = TrainConfig(**json.loads((run / "config.json").read_text()))
-    films = load_films(config.data, "train", 64).images[:8]
-    return Study(folder, config, films, load_validation(config))
+    study = load_study(folder, None)
+    return dataclasses.replace(study, calibration_films=study.calibration_films[:8])
 
 
 def test_formats_are_compared_with_float32(small_study):
@@ -340,7 +337,7 @@ def test_formats_are_compared_with_float32(small_study):
 
 
 def test_layers_are_reported_one_by_one(small_study, monkeypatch):
-    monkeypatch.setattr("export.study.BLOCKS", ("stem", "block1", "block7"))
+    monkeypatch.setattr("experiments.layers.BLOCKS", ("stem", "block1", "block7"))
     lines = report_layers(small_study).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| stem", "| block1", "| block7"]
     ratios = [float(line.split("|")[2]) for line in lines[-12:]]
@@ -351,12 +348,12 @@ def test_sparsities_are_swept(small_study, monkeypatch):
     """With real pruning and quantization; what prune is asked for is only written down."""
     asked = []
 
-    def watch(network, config, sparsity, epochs, learning_rate, ranges=None):
-        asked.append((sparsity, epochs, learning_rate, ranges is not None))
-        return prune(network, config, sparsity, epochs, learning_rate, ranges)
+    def watch(network, config, films, sparsity, epochs, learning_rate, *rounding):
+        asked.append((sparsity, epochs, learning_rate, bool(rounding)))
+        return prune(network, config, films, sparsity, epochs, learning_rate, *rounding)
 
-    monkeypatch.setattr("export.study.SPARSITIES", (0.7,))
-    monkeypatch.setattr("export.study.prune", watch)
+    monkeypatch.setattr("experiments.sparsity.SPARSITIES", (0.7,))
+    monkeypatch.setattr("experiments.sparsity.prune", watch)
     header, _, *rows = sweep_sparsity(small_study, 1, 1e-4).splitlines()
     assert asked == [(0.7, 1, 1e-4, False), (0.3, 1, 1e-4, True)]
     columns = [cell.strip() for cell in header.split("|")[1:-1]]
@@ -386,7 +383,7 @@ def test_sparsities_are_swept(small_study, monkeypatch):
 
 def test_a_study_without_a_run_fails_with_a_sentence(tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "export.study", "formats", "--run", str(tmp_path)],
+        [sys.executable, "-m", "experiments.formats", "--run", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 1

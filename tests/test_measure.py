@@ -1,4 +1,4 @@
-"""``python -m training.evaluate`` and ``training.shortcuts`` on the shipped models."""
+"""The commands that measure the shipped models: ``training.evaluate`` and some of ``experiments``."""
 
 import re
 import shutil
@@ -12,19 +12,18 @@ from scipy.stats import spearmanr
 
 import training  # noqa: F401  before tensorflow
 from cxr import Classifier, preprocess, read_image
-from tests.conftest import ROOT, SAMPLES
-from training.dataset import list_labelled, parse_path
-from training.evaluate import compute_metrics
-from training.explanation import (
+from experiments.explanation import (
     DELETION_STEPS,
     THORAX_BOX,
     deletion_curve,
-    map_correlation,
     share_in_upper_corners,
     shifted_evidence,
     thorax_share,
 )
-from training.shortcuts import FILM_PX, sharpness
+from experiments.shortcuts import FILM_PX, sharpness
+from tests.conftest import ROOT, SAMPLES
+from training.metrics import compute_metrics, map_correlation
+from training.names import list_labelled, parse_path
 
 
 @pytest.fixture
@@ -101,7 +100,7 @@ def test_series_and_cause_are_told_where_file_names_tell_them(tiny_data):
 
 
 def test_evidence_is_tested_by_one_command(labelled):
-    result = run("training.evaluate", "explanation", "--data", labelled)
+    result = run("experiments.explanation", "--data", labelled)
     assert result.returncode == 0, result.stderr[-2000:]
     assert float(re.search(r"completeness.* within (\S+) log-odds", result.stdout)[1]) < 1e-4
     share = re.search(r"outside the thorax box.*?([\d.]+)%; the box leaves out ([\d.]+)%", result.stdout)
@@ -123,13 +122,13 @@ def test_evidence_is_tested_by_one_command(labelled):
 
 
 def test_large_films_keep_their_label(labelled):
-    result = run("training.evaluate", "resolution", "--data", labelled)
+    result = run("experiments.resolution", "--data", labelled)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "2400 x 2000 px: 100.0% keep their label" in result.stdout
 
 
 def test_large_films_score_like_their_small_copies(real_data):
-    result = run("training.evaluate", "resolution", "--data", real_data)
+    result = run("experiments.resolution", "--data", real_data)
     share = float(re.search(r"([\d.]+)% keep their label", result.stdout)[1])
     assert share >= 98.0
 
@@ -182,7 +181,7 @@ def test_sharpness_grows_with_detail():
 
 
 def test_shortcuts_are_measured_by_one_command(tiny_data):
-    result = run("training.shortcuts", "--data", tiny_data, "--models", "int8", "float32")
+    result = run("experiments.shortcuts", "--data", tiny_data, "--models", "int8", "float32")
     assert result.returncode == 0, result.stderr[-2000:]
     header, _, *rows = (line.strip("|").split("|") for line in result.stdout.splitlines())
     assert [cell.strip() for cell in header[-2:]] == ["float32 in NORMAL", "float32 in PNEUMONIA"]

@@ -2,7 +2,7 @@
 
 In the training split NORMAL films are sharper and blacker than PNEUMONIA films, and children with
 pneumonia are framed differently; a network learns that before it learns lungs. So framing, sharpness
-and gray levels are drawn anew for each film, wider than any two departments differ.
+and gray levels are drawn at random for each image, more widely than any two departments differ.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable
 
 import tensorflow as tf
+
+from training.flags import setting
 
 CROP_ASPECT = (0.75, 1.33)
 SHARPEN = (-1.0, 1.2)  # -1: replaced by its blur; 1.2: unsharp mask of 120 %
@@ -25,15 +27,22 @@ RESAMPLING = (0.4, 1.0)  # of the side
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How far films are changed. The defaults are those of the published run."""
+    """How far images are changed. The defaults are those of the published run."""
 
-    whole_frame_share: float = 0.3  # of films are not cropped: what is seen in use must not be rare
-    crop_area: float = 0.1  # least share of the frame, of the others
-    rotation_deg: float = 10.0  # at most, either way
-    style: float = 1.0  # strength of blur, sharpening, gamma, contrast and brightness; 0 for none
-    convolution_share: float = 0.4  # of films get a random 3x3 convolution, which shuffles texture
-    border_share: float = 0.0  # of films get a border of one gray, like a collimator's
-    copy_share: float = 0.3  # of films are resampled and go through JPEG, like copies
+    # images are whole in use, so whole images must not be rare in training
+    whole_frame_share: float = setting(0.3, "share of images that are not cropped")
+    crop_area: float = setting(0.1, "smallest share of the frame that a crop keeps")
+    rotation_deg: float = setting(10.0, "largest rotation in either direction, degrees")
+    style: float = setting(
+        1.0, "strength of blur, sharpening, gamma, contrast and brightness; 0 for none"
+    )
+    convolution_share: float = setting(0.4, "share of images that get a random 3x3 convolution")
+    border_share: float = setting(
+        0.0, "share of images that get a border of one gray, like a collimator's"
+    )
+    copy_share: float = setting(
+        0.3, "share of images that are resampled and compressed to JPEG, like copies"
+    )
 
 
 def augment(film: tf.Tensor, image_size: int, seed: tf.Tensor, settings: Augmentation) -> tf.Tensor:

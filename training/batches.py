@@ -29,7 +29,7 @@ def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) ->
 
     def to_example(index: tf.Tensor, row: dict) -> tuple[tf.Tensor, tf.Tensor]:
         drawn = tf.stack([tf.cast(index, tf.int32), seed])
-        image = augment(row["image"], config.image_size, drawn, config)
+        image = augment(row["image"], config.image_size, drawn, config.augmentation)
         return image, tf.stack([row["label"], row["viral"]])
 
     balanced = tf.data.Dataset.sample_from_datasets(

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from cxr.imaging import preprocess, read_image
-from training.dataset import Film, list_films
+from training.names import ImageName, list_films
 
 NEIGHBORS = 8
 THUMBNAIL = 32  # px, what similarity is measured on
@@ -56,7 +56,7 @@ SETS = {
 }
 
 
-def compose(seed: Film, films: list[Film], data: Path) -> np.ndarray:
+def compose(seed: ImageName, films: list[ImageName], data: Path) -> np.ndarray:
     """The composite of ``seed`` with its nearest films of the same class.
 
     Args:
@@ -87,7 +87,7 @@ def compose(seed: Film, films: list[Film], data: Path) -> np.ndarray:
     return np.clip(np.rint(sharp), 0, 255).astype(np.uint8)
 
 
-def _load(film: Film, data: Path, size: int) -> np.ndarray:
+def _load(film: ImageName, data: Path, size: int) -> np.ndarray:
     return preprocess(read_image(data / film.path), size)[..., 0].astype(np.float32)
 
 

@@ -9,10 +9,10 @@ import tf_keras
 
 from training.batches import training_batches
 from training.config import TrainConfig
-from training.dataset import load_split
 from training.model import build_from, set_trainable
 from training.optimization import build_loss
 from training.plots import plot_learning_rates
+from training.sources import load_split
 
 LOWEST, HIGHEST = 1e-6, 1e-1
 STEPS = 80

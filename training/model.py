@@ -14,6 +14,7 @@ import tf_keras
 from tf_keras import layers
 
 from training.config import TrainConfig
+from training.flags import from_flat
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
 IMAGENET_STD = np.array([0.229, 0.224, 0.225])
@@ -134,7 +135,7 @@ def load_run(run: Path, weights: str = "best_weights.h5") -> tuple[TrainConfig, 
     Raises:
         FileNotFoundError: if the run is not complete.
     """
-    config = TrainConfig(**json.loads((run / "config.json").read_text()))
+    config = from_flat(TrainConfig, json.loads((run / "config.json").read_text()))
     if not (run / weights).exists():
         raise FileNotFoundError(f"received {run}, which lacks {weights}")
     model = build_from(config)

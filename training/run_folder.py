@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
-import dataclasses
 import json
 import subprocess
 from pathlib import Path
@@ -12,16 +10,6 @@ from typing import Any
 
 Row = dict[str, Any]
 COMMIT = "commit.txt"
-
-
-def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
-    """A flag for each field of a dataclass, of its default's type."""
-    for field in dataclasses.fields(config):
-        kind: Row = {"type": type(field.default)}
-        if isinstance(field.default, bool):
-            kind = {"action": argparse.BooleanOptionalAction}
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, default=field.default, help=" ", **kind)
 
 
 def check_run(run: Path, config: Row, resume: bool) -> None:

@@ -26,14 +26,16 @@ import tf_keras
 
 from training.averaging import WeightAverage, read_weights, write_weights
 from training.batches import count_steps, training_batches
+from training.calibration import THRESHOLD, Calibration, calibrate
 from training.config import TrainConfig
-from training.dataset import load_split
-from training.evaluate import THRESHOLD, Calibration, calibrate, format_metrics
+from training.flags import add_flags, from_flat, to_flat
 from training.learning_rate import find_learning_rate
+from training.metrics import format_metrics
 from training.model import build_from, set_trainable
 from training.optimization import compile_model
 from training.plots import plot_confusion, plot_learning_curves, plot_roc
-from training.run_folder import add_flags, check_run, read_history, write_config, write_history
+from training.run_folder import check_run, read_history, write_config, write_history
+from training.sources import load_split
 from training.validation import Validation, load_validation, predict_logits, validate
 
 
@@ -85,13 +87,13 @@ def train(
     strategy = strategy or find_strategy()
     print(f"{type(strategy).__name__}, {strategy.num_replicas_in_sync} replica(s)", flush=True)
     run = _choose_folder(runs / config.name, strategy)
-    check_run(run, dataclasses.asdict(config), resume)
+    check_run(run, to_flat(config), resume)
     tf_keras.utils.set_random_seed(config.seed)
     films = load_split(config.data, "train", config.film_size)
     validation = load_validation(config)
     with strategy.scope():
         model = build_from(config, config.weights)
-    write_config(run, dataclasses.asdict(config))
+    write_config(run, to_flat(config))
     stages = (
         ("head", config.head_epochs, config.head_learning_rate),
         ("finetune", config.epochs, config.learning_rate),
@@ -200,7 +202,7 @@ def main() -> None:
     parser.add_argument("--find-lr", action="store_true", help="try learning rates, and train nothing")
     options = vars(parser.parse_args())
     resume, find_lr = options.pop("resume"), options.pop("find_lr")
-    config = TrainConfig(**options)
+    config = from_flat(TrainConfig, options)
     try:
         if find_lr:
             print(find_learning_rate(config, Path("runs") / config.name))

@@ -11,9 +11,9 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from cxr.imaging import preprocess
 from training.augmentation import Augmentation, augment
+from training.calibration import calibrate
 from training.config import TrainConfig
-from training.dataset import Films, load_films
-from training.evaluate import calibrate
+from training.sources import LabelledImages, load_sizes
 
 # spelled out, so that a change of the recipe does not change the yardstick
 CORRUPTION = Augmentation(
@@ -31,7 +31,7 @@ CORRUPTION = Augmentation(
 class Validation:
     """Validation films as they are, and uint8 (N, S, S, 1) the same corrupted."""
 
-    films: Films
+    films: LabelledImages
     corrupted: np.ndarray
 
 
@@ -39,10 +39,8 @@ def load_validation(config: TrainConfig) -> Validation:
     """The validation patients' films, and the same under a fixed draw of stress (exposure, contrast,
     crop, blur, sharpening, texture, resampling, JPEG, rotation) before ``preprocess``, as other machines
     would do."""
-    films = load_films(config.data, "val", config.film_size)
-    return Validation(
-        load_films(config.data, "val", config.image_size), corrupt(films.images, config.image_size)
-    )
+    plain, larger = load_sizes(config.data, "val", (config.image_size, config.film_size))
+    return Validation(plain, corrupt(larger.images, config.image_size))
 
 
 def corrupt(images: np.ndarray, size: int, settings: Augmentation = CORRUPTION) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Command (the table of models/README.md)::
 
-    python -m training.compare --data data/chest_xray
+    python -m experiments.backbones --data data/chest_xray
 
 They are compared on validation patients; ``--split test`` is for the last report of a comparison whose
 choices have been made. From random weights, or from Keras' ImageNet weights with ``--weights imagenet``,
@@ -21,11 +21,14 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from training.calibration import Calibration
 from training.config import TrainConfig
-from training.dataset import SPLITS, load_films
-from training.evaluate import Calibration, Intervals
+from training.flags import to_flat
+from training.metrics import Intervals
 from training.model import BACKBONES, load_run
+from training.names import SPLITS
 from training.run_folder import check_run
+from training.sources import load_films
 from training.train import train
 from training.validation import load_validation, predict_logits
 
@@ -63,7 +66,7 @@ def compare(
     for backbone in backbones:
         chosen = dataclasses.replace(config, name=f"{config.name}/{backbone}", backbone=backbone)
         run = runs / chosen.name
-        check_run(run, dataclasses.asdict(chosen), resume=True)
+        check_run(run, to_flat(chosen), resume=True)
         if not (run / "metrics.json").exists():
             train(chosen, runs, resume=True)
         _, model = load_run(run)
@@ -115,7 +118,7 @@ def _format_interval(metrics: Intervals, name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.compare", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m experiments.backbones", description=__doc__.split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--data", default=PROTOCOL.data)
     parser.add_argument("--weights", choices=("none", "imagenet"), default=PROTOCOL.weights)

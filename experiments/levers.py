@@ -2,7 +2,7 @@
 
 Command, after ``python -m benchmarks.peers``::
 
-    python -m benchmarks.levers --peers runs/peers/160 --data data/chest_xray
+    python -m experiments.levers --peers runs/peers/160 --data data/chest_xray
 
 Each split is quantized as the shipped model is. Latencies are taken in turns; the signs of the logits are
 compared with float32's on the validation patients' films.
@@ -19,7 +19,7 @@ from ai_edge_litert.interpreter import Interpreter
 from benchmarks.inference import BURST, Call, measure
 from cxr.classifier import INPUT, SIGNATURE
 from export.quantize import FLOAT_LAYERS, choose_calibration_films, quantize
-from training.dataset import load_films
+from training.sources import load_films
 
 SHIPPED = "stem, block 1 and head float (shipped)"
 HEAD, EARLY = FLOAT_LAYERS
@@ -45,7 +45,7 @@ def load(model: bytes, film: np.ndarray, num_threads: int) -> Call:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.levers", description="Splits between int8 and float, compared."
+        prog="python -m experiments.levers", description="Splits between int8 and float, compared."
     )
     parser.add_argument(
         "--peers", type=Path, required=True, help="a folder of benchmarks.peers: OUT/SIZE"
@@ -55,7 +55,7 @@ def main() -> None:
     args = parser.parse_args()
     size = int(args.peers.name)
     float32 = (args.peers / "litert_float32.tflite").read_bytes()
-    films = choose_calibration_films(args.data, size)
+    films = choose_calibration_films(load_films(args.data, "train", size))
     models = {"float32": float32} | {n: quantize(float32, films, split) for n, split in SPLITS.items()}
     shown = films[:1]
     medians = []

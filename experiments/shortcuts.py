@@ -2,7 +2,7 @@
 
 Command (the table of models/README.md)::
 
-    python -m training.shortcuts --data data/chest_xray
+    python -m experiments.shortcuts --data data/chest_xray
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from cxr import Classifier, preprocess, read_image
-from training.dataset import SPLITS, list_labelled
+from training.names import SPLITS, list_labelled
 
 FILM_PX = 224  # what sharpness is measured at, whatever the file's size
 
@@ -86,7 +86,7 @@ def _separation(labels: np.ndarray, values: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.shortcuts", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m experiments.shortcuts", description=__doc__.split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", choices=SPLITS, default="train")

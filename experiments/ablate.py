@@ -6,9 +6,9 @@ network is trained on the others and asked about those. Each lever is one change
 recipe, on small films and few steps, over several seeds; each run's logits are kept, so that a stopped
 study goes on where it was and tables cost nothing::
 
-    python -m training.ablate run --data data/chest_xray --weights FILE.h5 --external data/nih_adults
-    python -m training.ablate table
-    python -m training.ablate thresholds
+    python -m experiments.ablate run --data data/chest_xray --weights FILE.h5 --external data/nih_adults
+    python -m experiments.ablate table
+    python -m experiments.ablate thresholds
 
 The official test split is not read.
 """
@@ -20,28 +20,32 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 import tf_keras
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from cxr.imaging import preprocess, read_image
+from experiments.shortcuts import sharpness
+from training.augmentation import Augmentation
 from training.averaging import WeightAverage, write_weights
 from training.batches import training_batches
+from training.calibration import fit_calibration
 from training.config import TrainConfig
-from training.dataset import Films, list_labelled, load_films, parse_path
-from training.evaluate import fit_calibration
+from training.flags import from_flat, to_flat
 from training.model import build_from, set_trainable
+from training.names import list_labelled, parse_path
 from training.optimization import compile_model
 from training.run_folder import check_run, write_config
-from training.shortcuts import sharpness
+from training.sources import LabelledImages, load_films
 from training.validation import CORRUPTION, corrupt, predict_logits
 
 STEPS = 100
 SEEDS = 3
 HELD_OUT_FILMS = 300  # of each class, at most
 # the published recipe at a smaller size, before resampling and JPEG were added to it
-PROBE = TrainConfig(name="ablation", image_size=96, average_steps=40, copy_share=0.0)
+PROBE = TrainConfig(
+    name="ablation", image_size=96, average_steps=40, augmentation=Augmentation(copy_share=0.0)
+)
 SERIES_FOLDS = {"IM+bacteria": ("IM", "bacteria"), "NORMAL2+virus": ("NORMAL2-IM", "virus")}
 PATIENTS_FOLD = "patients"  # the ordinary validation split, for comparison
 BASE = "base"
@@ -70,10 +74,10 @@ class Fold:
     """Films at ``film_size`` to train on, and films held out at the network's size."""
 
     name: str
-    train: Films
-    inner: Films  # validation patients of the trained series: where thresholds come from
+    train: LabelledImages
+    inner: LabelledImages  # validation patients of the trained series: where thresholds come from
     inner_corrupted: np.ndarray
-    held_out: Films
+    held_out: LabelledImages
     held_out_corrupted: np.ndarray
     sharpness: np.ndarray  # (N,) of the held-out films, stretched but not yet small
 
@@ -82,7 +86,7 @@ def make_folds(data: str, config: TrainConfig) -> list[Fold]:
     """The two leave-series-out folds, whose held-out films are disjoint, and the patient-wise split."""
     parts = [load_films(data, split, config.film_size) for split in ("train", "val")]
     images, labels = (np.concatenate([getattr(p, n) for p in parts]) for n in ("images", "labels"))
-    films = Films(images, labels, [path for part in parts for path in part.paths])
+    films = LabelledImages(images, labels, [path for part in parts for path in part.paths])
     in_validation = np.array([parse_path(path).split == "val" for path in films.paths])
     folds = []
     for name, held in [*SERIES_FOLDS.items(), (PATIENTS_FOLD, None)]:
@@ -111,13 +115,8 @@ def run_probe(fold: Fold, config: TrainConfig, steps: int) -> tf_keras.Model:
     model = build_from(config, config.weights)
     set_trainable(model, True, config.freeze_until, config.freeze_norms)
     compile_model(model, config, config.learning_rate, steps)
-    rows = {
-        "image": fold.train.images,
-        "label": fold.train.labels,
-        "viral": (fold.train.series == "virus").astype(np.float32),
-    }
     average = WeightAverage(model, config.average_steps)
-    batches = training_batches(tf.data.Dataset.from_tensor_slices(rows), config, epoch=0)
+    batches = training_batches(fold.train.to_dataset(), config, epoch=0)
     model.fit(batches, steps_per_epoch=steps, callbacks=[average], verbose=0)
     write_weights(model, average.weights())
     return model
@@ -144,7 +143,7 @@ def study(
     Raises:
         ValueError: if ``out`` holds runs of another recipe, or the data cannot be used.
     """
-    settings = dataclasses.asdict(config) | {"steps": steps, "external": external is not None}
+    settings = to_flat(config) | {"steps": steps, "external": external is not None}
     check_run(out, settings, resume=True)
     write_config(out, settings)
     other_labels = np.zeros(0)
@@ -159,7 +158,7 @@ def study(
                 path = out / f"{lever}--{fold.name}--{seed}.npz"
                 if path.exists():
                     continue
-                changed = dataclasses.replace(config, seed=seed, **LEVERS[lever])
+                changed = from_flat(TrainConfig, to_flat(config) | LEVERS[lever] | {"seed": seed})
                 model = run_probe(fold, changed, steps)
                 logits = {name: predict_logits(model, x)[:, 0] for name, x in _images(fold).items()}
                 if external:
@@ -286,10 +285,10 @@ def _platt(logits: np.ndarray, labels: np.ndarray, prevalence: float = 0.5) -> f
     return -(offset + np.log(prevalence / (1.0 - prevalence))) * temperature
 
 
-def _resize(films: Films, size: int) -> tuple[Films, np.ndarray]:
+def _resize(films: LabelledImages, size: int) -> tuple[LabelledImages, np.ndarray]:
     """The films at the network's size, and the same corrupted."""
     plain = np.stack([preprocess(image[..., 0], size) for image in films.images])
-    return Films(plain, films.labels, films.paths), corrupt(films.images, size, YARDSTICK)
+    return LabelledImages(plain, films.labels, films.paths), corrupt(films.images, size, YARDSTICK)
 
 
 def _draw_each_class(labels: np.ndarray, members: np.ndarray) -> np.ndarray:
@@ -301,7 +300,7 @@ def _draw_each_class(labels: np.ndarray, members: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.ablate", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m experiments.ablate", description=__doc__.split("\n", maxsplit=1)[0]
     )
     parser.add_argument("command", choices=("run", "table", "thresholds"))
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))

@@ -1,19 +1,25 @@
 """Tests of the evidence: is it the score, does it follow the weights, and does the score follow it?
 
-Run by ``python -m training.evaluate explanation``.
+Command::
+
+    python -m experiments.explanation --data data/chest_xray --run runs/NAME
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.stats import spearmanr
+import tf_keras
 
 from cxr import Classifier, preprocess, read_image
-from training.dataset import list_labelled
+from experiments.options import add_model_options
+from training.metrics import map_correlation
+from training.model import build_from, grad_cam, load_run
+from training.names import list_labelled
 
 # The mean of the training films shows the rib cage between these shares of height and width.
 THORAX_BOX = (0.12, 0.85, 0.08, 0.92)  # top, bottom, left, right
@@ -78,12 +84,6 @@ def thorax_share(evidence: np.ndarray) -> np.ndarray:
     )
     total = np.maximum(evidence.sum((1, 2)), 1e-9)
     return np.einsum("nhw,h,w->n", evidence, rows, columns) / total
-
-
-def map_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Median over films of Spearman's correlation between two sets of maps (N, h, w)."""
-    pairs = zip(first, second, strict=True)
-    return float(np.median([spearmanr(a, b, axis=None).statistic for a, b in pairs]))
 
 
 def shifted_evidence(classifier: Classifier, image: np.ndarray) -> np.ndarray:
@@ -178,10 +178,6 @@ def _test_deletion(classifier: Classifier, images: list[np.ndarray]) -> str:
 def _test_against_gradients(run: Path, images: list[np.ndarray], evidence: np.ndarray) -> list[str]:
     """Agreement with Grad-CAM on the run's float network, and the map after its weights are replaced
     by random ones from the head down (Adebayo et al. 2018)."""
-    import tf_keras
-
-    from training.model import build_from, grad_cam, load_run
-
     tf_keras.utils.set_random_seed(0)
     config, model = load_run(run, "pruned_weights.h5")
     films = np.stack(images)[..., None].astype(np.float32)
@@ -203,3 +199,20 @@ def _test_against_gradients(run: Path, images: list[np.ndarray], evidence: np.nd
             f"{map_correlation(reference, changed):.3f}"
         )
     return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.explanation", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    add_model_options(parser)
+    parser.add_argument("--run", type=Path, help="the model's run, for the tests that need gradients")
+    args = parser.parse_args()
+    try:
+        print(evaluate(args.model, args.data, args.split, args.run))
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()
