@@ -1,3 +1,3 @@
-"""What measured a choice. Nothing that is shipped imports it."""
+"""Experiments that measured a design choice. Nothing that is shipped imports them."""
 
 import training  # noqa: F401  sets Keras 2 before tensorflow is imported

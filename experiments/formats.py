@@ -40,7 +40,7 @@ def compare_formats(study: Study) -> str:
 
 
 def least_error_range(values: np.ndarray) -> Range:
-    """The range, clipped at both ends alike in percentiles, of least squared error in 256 levels."""
+    """The range of least squared error in 256 levels that clips the same share at both ends."""
     tails = (0.0, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
     ranges = [tuple(np.percentile(values, (tail, 100.0 - tail))) for tail in tails]
     errors = [np.mean((values - round_to_int8(values, r)) ** 2) for r in ranges]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
+import pandas as pd
 from ai_edge_quantizer import quantizer, recipe
 
 from experiments.fake_quantization import FILMS
@@ -24,13 +25,13 @@ SHOWN_TENSORS = 12
 
 
 def report_layers(study: Study) -> str:
-    """Two markdown tables: what the logit suffers when one block alone is int8, and the activations that
-    the shipped ranges serve worst, by signal-to-quantization-noise ratio."""
+    """Two markdown tables: the error of the logit when only one block is int8, and the activations with
+    the lowest signal-to-quantization-noise ratio in the shipped ranges."""
     model = to_tflite(study.load("pruned_weights.h5"))
     chosen = slice(None, None, max(len(study.validation.films.paths) // BLOCK_FILMS, 1))
     images = study.validation.films.images[chosen, ..., 0]
     reference = score(study.classifier(model), images).logits
-    lines = ["| int8 alone | error of the logit / its spread | correlation |", "|---|---|---|"]
+    blocks = []
     for block in BLOCKS:
         rest = "|".join(b for b in BLOCKS if b != block)
         patterns = [*HEAD, rf".*/(rescaling|normalization|{rest}).*"]
@@ -38,7 +39,8 @@ def report_layers(study: Study) -> str:
             study.classifier(quantize(model, study.calibration_films, patterns)), images
         ).logits
         error = np.sqrt(np.mean((logits - reference) ** 2)) / reference.std()
-        lines.append(f"| {block} | {error:.3f} | {np.corrcoef(logits, reference)[0, 1]:.4f} |")
+        correlation = np.corrcoef(logits, reference)[0, 1]
+        blocks.append([block, f"{error:.3f}", f"{correlation:.4f}"])
     noise = {}
     films = study.calibration_films[:FILMS]
     names = set(find_activations(quantizer.Quantizer(bytearray(model), recipe.static_wi8_ai8()), films))
@@ -46,10 +48,15 @@ def report_layers(study: Study) -> str:
         if values.std() > 0:
             error = np.mean((values - round_to_int8(values, percentile_range(values))) ** 2)
             noise[name] = 10 * np.log10(values.var() / max(error, 1e-12))
-    lines += ["", "| activation | signal to noise, dB |", "|---|---|"]
-    for name in sorted(noise, key=noise.__getitem__)[:SHOWN_TENSORS]:
-        lines.append(f"| {name.split(';')[0].removeprefix('efficientnet_b0/')} | {noise[name]:.1f} |")
-    return "\n".join(lines)
+    worst = [
+        [name.split(";")[0].removeprefix("efficientnet_b0/"), f"{noise[name]:.1f}"]
+        for name in sorted(noise, key=noise.__getitem__)[:SHOWN_TENSORS]
+    ]
+    tables = (
+        pd.DataFrame(blocks, columns=["int8 alone", "error of the logit / its spread", "correlation"]),
+        pd.DataFrame(worst, columns=["activation", "signal to noise, dB"]),
+    )
+    return "\n\n".join(t.to_markdown(index=False, disable_numparse=True) for t in tables)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ RESOLUTION_FILMS = 200
 
 
 def evaluate_resolution(name: str, folder: Path, split: str) -> str:
-    """Verdicts on films enlarged as ``enlarge`` does, against those on the films as they are.
+    """Compare the verdicts on images enlarged by ``enlarge`` with those on the images themselves.
 
     Args:
         name: as ``Classifier.load`` takes it.
@@ -50,11 +50,11 @@ def evaluate_resolution(name: str, folder: Path, split: str) -> str:
 
 
 def enlarge(pixels: np.ndarray, seed: int) -> bytes:
-    """A synthetic original of a small film uint8 (H, W): a JPEG of ``ENLARGED_PX`` with grain.
+    """A synthetic original of a small image: a JPEG of ``ENLARGED_PX`` with grain.
 
     Args:
-        pixels: the film.
-        seed: of the grain.
+        pixels: uint8 (H, W).
+        seed: seed of the grain.
     """
     large = cv2.resize(pixels, ENLARGED_PX, interpolation=cv2.INTER_CUBIC).astype(np.float32)
     grain = np.random.default_rng(seed).standard_normal(large.shape, np.float32) * GRAIN

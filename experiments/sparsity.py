@@ -17,11 +17,11 @@ from export.prune import prune
 from export.quantize import quantize
 
 SPARSITIES = (0.0, 0.3, 0.5, 0.7)
-ROUNDED = 0.3  # sparsity that rounding in the fine-tune is tried at
+ROUNDED = 0.3  # the sparsity at which rounding in the fine-tune is tried
 
 
 def sweep_sparsity(study: Study, epochs: int, learning_rate: float) -> str:
-    """A markdown table: each sparsity after the same fine-tune, and ``ROUNDED`` with rounding in it."""
+    """A markdown table of each sparsity after the same fine-tune, and of ``ROUNDED`` with rounding."""
     dense = study.load("best_weights.h5")
     models = {"not fine-tuned, float32": to_tflite(dense)}
     models["not fine-tuned, int8"] = quantize(models["not fine-tuned, float32"], study.calibration_films)

@@ -1,4 +1,4 @@
-"""What the studies of the export share: a run, the images it is compared on, and a table of models.
+"""Shared by the studies of the export: a run, the images that models are compared on, and their table.
 
 The official test split is not read.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import tf_keras
 from sklearn.metrics import roc_auc_score
 
@@ -35,7 +36,7 @@ ALL_BUT_HEAD = (*HEAD, ".*/(rescaling|normalization).*")  # the float layers whe
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A run and the films that its exports are compared on."""
+    """A run and the images that its exports are compared on."""
 
     run: Path
     config: TrainConfig
@@ -48,7 +49,7 @@ class Study:
         return load_run(self.run, weights)[1]
 
     def classifier(self, model: bytes) -> Classifier:
-        """A flatbuffer as the runtime runs it, uncalibrated."""
+        """A flatbuffer in the runtime, without calibration."""
         return Classifier(model, blank_card(model, "study", self.config.image_size, {}), num_threads=1)
 
 
@@ -57,7 +58,7 @@ def load_study(run: Path, data: str | None) -> Study:
 
     Args:
         run: ``runs/NAME`` of training.train and export.
-        data: the data set, where it is not at the run's own path.
+        data: the data set, if it is no longer at the run's own path.
 
     Raises:
         FileNotFoundError: if the run is not complete.
@@ -72,7 +73,7 @@ def load_study(run: Path, data: str | None) -> Study:
 def run_study(parser: argparse.ArgumentParser, study: Callable[[Study, argparse.Namespace], str]) -> None:
     """Parse ``--run`` and ``--data`` beside the parser's own options, and print the study's table."""
     parser.add_argument("--run", type=Path, required=True, help="runs/NAME of training.train and export")
-    parser.add_argument("--data", help="the data set, where it has moved since training")
+    parser.add_argument("--data", help="the data set, if it has moved since training")
     args = parser.parse_args()
     try:
         print(study(load_study(args.run, args.data), args))
@@ -81,16 +82,13 @@ def run_study(parser: argparse.ArgumentParser, study: Callable[[Study, argparse.
 
 
 def format_models(study: Study, models: dict[str, bytes]) -> str:
-    """A model a row; agreement and map correlation with the nearest float32 row above."""
+    """A markdown table with one row for each model. Agreement and map correlation are with the nearest
+    float32 row above."""
     films, labels = study.validation.films, study.validation.films.labels
     classifiers = [study.classifier(model) for model in models.values()]
     film = films.images[0, ..., 0]
     times = [t.median_ms("inference") for t in measure_latency(classifiers, film, repeats=60, warmup=5)]
-    lines = [
-        "| model | validation AUROC | corrupted AUROC | labels as float32 | map correlation | size, MB "
-        "| gzipped, MB | latency / float32 |",
-        "|---" * 8 + "|",
-    ]
+    rows = []
     for (name, model), classifier, time_ms in zip(models.items(), classifiers, times, strict=True):
         plain, corrupted = (
             score(classifier, i[..., 0]) for i in (films.images, study.validation.corrupted)
@@ -104,17 +102,19 @@ def format_models(study: Study, models: dict[str, bytes]) -> str:
         )
         if name.endswith("float32"):
             reference, reference_maps, reference_ms = verdicts, plain.evidence, time_ms
-        cells = [
-            f"{roc_auc_score(labels, plain.logits):.4f}",
-            f"{roc_auc_score(labels, corrupted.logits):.4f}",
-            f"{np.mean(verdicts == reference):.1%}",
-            f"{map_correlation(plain.evidence, reference_maps):.3f}",
-            f"{len(model) / 1e6:.2f}",
-            f"{len(gzip.compress(model)) / 1e6:.2f}",
-            f"{time_ms / reference_ms:.2f}",
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(
+            {
+                "model": name,
+                "validation AUROC": f"{roc_auc_score(labels, plain.logits):.4f}",
+                "corrupted AUROC": f"{roc_auc_score(labels, corrupted.logits):.4f}",
+                "labels as float32": f"{np.mean(verdicts == reference):.1%}",
+                "map correlation": f"{map_correlation(plain.evidence, reference_maps):.3f}",
+                "size, MB": f"{len(model) / 1e6:.2f}",
+                "gzipped, MB": f"{len(gzip.compress(model)) / 1e6:.2f}",
+                "latency / float32": f"{time_ms / reference_ms:.2f}",
+            }
+        )
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def round_to_int8(values: np.ndarray, limits: Range) -> np.ndarray:

@@ -52,7 +52,7 @@ PACKAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """An export. The defaults are the published one."""
+    """An export. The defaults are those of the published export."""
 
     # sparsity makes the gzipped file smaller, not the model faster (models/README.md)
     sparsity: float = setting(0.3, "share of zeros in the 1x1 kernels")
@@ -66,10 +66,10 @@ def export(
     """Make and measure the models of a run.
 
     Args:
-        run: ``runs/<name>`` of ``training.train``; the pruned weights are left there.
+        run: ``runs/<name>`` of ``training.train``; the pruned weights are saved there.
         config: pruning.
-        data: the data set, where it is not at the run's own path.
-        external: labelled films of another hospital, for the card to say what the model is worth there.
+        data: the data set, if it is no longer at the run's own path.
+        external: labelled images of another hospital, which the card reports the metrics of.
 
     Returns:
         Reports of ``dense float32`` (before pruning), ``float32`` and ``int8``.
@@ -116,8 +116,8 @@ def export(
 
 
 def digest(films: LabelledImages) -> str:
-    """sha256 of the films' paths inside the data set and of their network pixels, in the order of the
-    paths: the same from images, shards and pairs of records, whose files differ."""
+    """sha256 of the paths inside the data set and of the network's pixels, in the order of the paths. It
+    is the same for images, shards and pairs of records, although their files differ."""
     checksum = hashlib.sha256()
     for i in np.argsort(films.paths):
         checksum.update(films.paths[i].encode() + b"\0" + films.images[i].tobytes())
@@ -125,7 +125,7 @@ def digest(films: LabelledImages) -> str:
 
 
 def _describe_training(config: TrainConfig, run: Path) -> dict[str, Any]:
-    """Provenance of the dense model, without the paths of a machine."""
+    """Provenance of the dense model, without paths of the machine."""
     training = to_flat(config)
     commit = run / COMMIT
     for name in ("name", "data", "weights"):
@@ -147,9 +147,14 @@ def main() -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--run", type=Path, required=True, help="runs/NAME of training.train")
-    parser.add_argument("--out", type=Path, default=Path("models"), help="the models folder")
-    parser.add_argument("--data", help="the data set, where it has moved since training")
-    parser.add_argument("--external", type=Path, help="labelled films of another hospital, measured too")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("models"),
+        help="folder for the models, their cards and README.md",
+    )
+    parser.add_argument("--data", help="the data set, if it has moved since training")
+    parser.add_argument("--external", type=Path, help="labelled images of another hospital")
     add_flags(parser, ExportConfig)
     options = vars(parser.parse_args())
     run, out, data, external = (options.pop(name) for name in ("run", "out", "data", "external"))

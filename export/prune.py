@@ -20,8 +20,9 @@ sparsity_api = tfmot.sparsity.keras
 
 
 def is_pruned(layer: layers.Layer) -> bool:
-    """The 1x1 convolutions of the blocks: nine tenths of EfficientNet's weights. The stem, the depthwise
-    and the squeeze-excite convolutions are small and fragile, and stay dense."""
+    """Whether a layer is pruned: the 1x1 convolutions of the blocks, which have nine tenths of
+    EfficientNet's weights. The stem, the depthwise and the squeeze-excite convolutions are small and
+    sensitive, and stay dense."""
     is_pointwise = type(layer) is layers.Conv2D and layer.kernel_size == (1, 1)
     return is_pointwise and "_se_" not in layer.name
 
@@ -42,7 +43,7 @@ def prune(
         config: of the run that trained it; gives the batches.
         films: the training images at ``config.film_size``.
         sparsity: share of zeros in each pruned kernel, 0..1.
-        epochs: of fine-tuning, as the run counts them.
+        epochs: epochs of fine-tuning, as long as those of the run.
         learning_rate: peak of the fine-tune.
         replace_layer: from a layer that is not pruned to the layer that is fine-tuned in its place, or
             None to keep it; both must have the same weights.
@@ -101,7 +102,7 @@ def measure_sparsity(model: tf_keras.Model) -> float:
 
 
 def _strip(wrapped: tf_keras.Model, config: TrainConfig) -> tf_keras.Model:
-    """Apply the masks and copy the weights into a fresh model, free of wrappers."""
+    """Apply the masks and copy the weights into a new model without wrappers."""
     stripped = sparsity_api.strip_pruning(wrapped)
     fresh = build_from(config)
     for layer, source in zip(fresh.layers, stripped.layers, strict=True):

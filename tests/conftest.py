@@ -74,6 +74,13 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def read_table(text: str) -> list[dict[str, str]]:
+    """The rows of the markdown table in ``text``, by column."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    header, _, *rows = ([cell.strip() for cell in line] for line in lines)
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
 def load_photograph() -> np.ndarray:
     """A temple in China, uint8 (H, W, 3): no chest film."""
     return load_sample_images().images[0]

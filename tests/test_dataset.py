@@ -7,7 +7,7 @@ import pytest
 import training  # noqa: F401  before tensorflow
 from cxr import preprocess, read_image
 from export.__main__ import digest
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_table
 from training.dataset import describe, write_shards
 from training.names import SPLITS, list_films, parse_path
 from training.sources import load_films, load_split
@@ -123,11 +123,10 @@ def test_refusals(tiny_data, tmp_path):
 
 
 def test_describe_counts_and_plots(tiny_data, tmp_path):
-    text = describe(tiny_data, tmp_path)
-    header, *rows = text.splitlines()
-    assert header.split()[:5] == ["split", "films", "patients", "NORMAL", "PNEUMONIA"]
-    assert [row.split()[0] for row in rows] == list(SPLITS)
-    assert sum(int(row.split()[1]) for row in rows) == 56
+    rows = read_table(describe(tiny_data, tmp_path))
+    assert list(rows[0])[:5] == ["split", "films", "patients", "NORMAL", "PNEUMONIA"]
+    assert [row["split"] for row in rows] == list(SPLITS)
+    assert sum(int(row["films"]) for row in rows) == 56
     assert (tmp_path / "class_balance.png").stat().st_size > 1000
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import training  # noqa: F401  before tensorflow
-from cxr import Classifier, ModelCard, preprocess
+from cxr import Classifier, ModelCard, preprocess, read_image
 from experiments.fake_quantization import fake_quantize, measure_activation_ranges
 from experiments.formats import compare_formats, least_error_range
 from experiments.layers import report_layers
@@ -23,7 +23,7 @@ from experiments.study import load_study
 from export.__main__ import ExportConfig, export, main
 from export.convert import build_export_model, to_tflite
 from export.measure import measure_again
-from export.prune import is_pruned, prune
+from export.prune import is_pruned, measure_sparsity, prune
 from export.quantize import choose_calibration_films, quantize
 from export.validate import (
     QuantizationError,
@@ -33,7 +33,7 @@ from export.validate import (
     gate_cause,
     write_models,
 )
-from tests.conftest import ROOT, draw_film
+from tests.conftest import ROOT, draw_film, read_table
 from training.config import TrainConfig
 from training.flags import from_flat, to_flat
 from training.model import build_model, grad_cam
@@ -98,7 +98,17 @@ def test_weights_decide_the_map(model, film):
 
 
 @pytest.fixture(scope="module")
-def exported(run, tmp_path_factory):
+def decoded():
+    """The files of the data set that the export has decoded, as often as it has."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def exported(run, decoded, tmp_path_factory):
+    def record(file):
+        decoded.append(file.getvalue())
+        return read_image(file)
+
     external = tmp_path_factory.mktemp("external")
     for label, seeds in (("NORMAL", (1, 2)), ("PNEUMONIA", (3, 4))):
         (external / label).mkdir()
@@ -110,6 +120,7 @@ def exported(run, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # an untrained network ranks a dozen films by chance, int8 by another; the gate has its own test
         patch.setattr("export.validate.MAX_AUROC_LOSS", 1.0)
+        patch.setattr("training.sources.read_image", record)
         reports = export(run, ExportConfig(sparsity=0.5, epochs=1), external=external)
     write_models(out, reports, format_table(reports))
     return out, reports
@@ -125,7 +136,7 @@ def test_export_writes_both_models_cards_and_the_table(exported):
     assert readme.startswith("# Models")
     assert readme.endswith("after\n")
     assert "old" not in readme
-    assert all(f"| {name} |" in readme for name in ("dense float32", "float32", "int8"))
+    assert [row["model"] for row in read_table(readme)] == ["dense float32", "float32", "int8"]
     assert reports["int8"].card.metrics["external"]["films"] == 4
     assert 0 <= reports["int8"].card.metrics["test"]["cause_auroc"]["value"] <= 1
     for name in ("float32", "int8"):
@@ -140,6 +151,11 @@ def test_export_writes_both_models_cards_and_the_table(exported):
         assert card.provenance["training"]["image_size"] == 64
         assert "data" not in card.provenance["training"]
     assert reports["int8"].card.provenance["quantization"]["calibration_films"] >= 20
+
+
+def test_export_decodes_each_file_once(exported, decoded):
+    assert len(decoded) == 56
+    assert len(set(decoded)) == 56
 
 
 def test_exported_models_keep_the_contract(exported, film):
@@ -280,6 +296,18 @@ def test_models_measured_again_keep_their_card(exported, tiny_data, tmp_path):
     assert ModelCard.load(model.with_suffix(".json")) == reports["int8"].card
 
 
+def test_pruning_leaves_the_model_that_it_is_given(model, tiny_data):
+    films = load_films(tiny_data, "train", 64)
+    config = TrainConfig(weights="none", image_size=64, film_size=64, batch_size=4, epochs=1)
+    dense = model_copy(model)
+    before, trainable = dense.get_weights(), [layer.trainable for layer in dense.layers]
+    pruned = prune(dense, config, films, 0.5, 1, 1e-3)
+    assert all(np.array_equal(a, b) for a, b in zip(dense.get_weights(), before, strict=True))
+    assert [layer.trainable for layer in dense.layers] == trainable
+    assert measure_sparsity(dense) == 0.0
+    assert measure_sparsity(pruned) == pytest.approx(0.5, abs=0.02)
+
+
 def test_rounding_in_training_follows_the_ranges(model, tiny_data):
     films = load_films(tiny_data, "train", 64)
     ranges = measure_activation_ranges(model, films.images[:4])
@@ -325,22 +353,21 @@ def small_study(run, model, tmp_path_factory):
 
 
 def test_formats_are_compared_with_float32(small_study):
-    header, _, *rows = compare_formats(small_study).splitlines()
-    columns = [cell.strip() for cell in header.split("|")[1:-1]]
-    table = {row.split("|")[1].strip(): row.split("|")[1:-1] for row in rows}
-    sizes = {name: float(cells[columns.index("size, MB")]) for name, cells in table.items()}
+    table = {row["model"]: row for row in read_table(compare_formats(small_study))}
+    sizes = {name: float(row["size, MB"]) for name, row in table.items()}
     assert sizes["float16 weights"] < 0.6 * sizes["float32"]
     assert sizes["weight-only int8"] < 0.35 * sizes["float32"]
-    agreement = {name: cells[columns.index("labels as float32")].strip() for name, cells in table.items()}
+    agreement = {name: row["labels as float32"] for name, row in table.items()}
     assert agreement["float32"] == agreement["float16 weights"] == "100.0%"
     assert sum("least squared error" in name for name in table) == 2
 
 
 def test_layers_are_reported_one_by_one(small_study, monkeypatch):
     monkeypatch.setattr("experiments.layers.BLOCKS", ("stem", "block1", "block7"))
-    lines = report_layers(small_study).splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| stem", "| block1", "| block7"]
-    ratios = [float(line.split("|")[2]) for line in lines[-12:]]
+    blocks, activations = map(read_table, report_layers(small_study).split("\n\n"))
+    assert [row["int8 alone"] for row in blocks] == ["stem", "block1", "block7"]
+    ratios = [float(row["signal to noise, dB"]) for row in activations]
+    assert len(ratios) == 12
     assert ratios == sorted(ratios)
 
 
@@ -354,11 +381,8 @@ def test_sparsities_are_swept(small_study, monkeypatch):
 
     monkeypatch.setattr("experiments.sparsity.SPARSITIES", (0.7,))
     monkeypatch.setattr("experiments.sparsity.prune", watch)
-    header, _, *rows = sweep_sparsity(small_study, 1, 1e-4).splitlines()
+    table = {row["model"]: row for row in read_table(sweep_sparsity(small_study, 1, 1e-4))}
     assert asked == [(0.7, 1, 1e-4, False), (0.3, 1, 1e-4, True)]
-    columns = [cell.strip() for cell in header.split("|")[1:-1]]
-    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
-    table = {row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in cells}
     assert list(table) == [
         "not fine-tuned, float32",
         "not fine-tuned, int8",

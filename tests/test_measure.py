@@ -21,7 +21,7 @@ from experiments.explanation import (
     thorax_share,
 )
 from experiments.shortcuts import FILM_PX, sharpness
-from tests.conftest import ROOT, SAMPLES
+from tests.conftest import ROOT, SAMPLES, read_table
 from training.metrics import compute_metrics, map_correlation
 from training.names import list_labelled, parse_path
 
@@ -90,8 +90,8 @@ def test_series_and_cause_are_told_where_file_names_tell_them(tiny_data):
         expected.setdefault(series, []).append(prediction.label == classifier.card.labels[label])
         if label:
             causes[series].append(prediction.viral_logit)
-    rows = re.findall(r"^\| (\S+) \| (\d+) \| (\S+) \|", result.stdout, re.MULTILINE)
-    assert {name: (int(count), float(right)) for name, count, right in rows} == {
+    rows = read_table(result.stdout)
+    assert {row["series"]: (int(row["films"]), float(row["right"])) for row in rows} == {
         name: (len(flags), pytest.approx(np.mean(flags), abs=1e-3)) for name, flags in expected.items()
     }
     above = np.subtract.outer(causes["virus"], causes["bacteria"]) > 0
@@ -108,8 +108,10 @@ def test_evidence_is_tested_by_one_command(labelled):
     top, bottom, left, right = THORAX_BOX
     assert float(share[2]) == pytest.approx(100 * (1 - (bottom - top) * (right - left)), abs=0.1)
     assert "on 2 films with pneumonia that were found" in result.stdout
-    rows = re.findall(r"^\| ([a-z, ]+) \| (\S+) \(\S+\) \| (\S+) \(", result.stdout, re.MULTILINE)
-    areas = {name: (float(deleted), float(inserted)) for name, deleted, inserted in rows}
+    areas = {
+        name: [float(re.fullmatch(r"(\S+) \(\S+\)", cell)[1]) for cell in cells]
+        for name, *cells in (row.values() for row in read_table(result.stdout))
+    }
     assert set(areas) == {"evidence", "evidence, four shifts", "centre first", "random cells"}
     classifier = Classifier.load("int8")
     films = [preprocess(read_image(labelled / "PNEUMONIA" / f"PNEUMONIA{i}_0.png"), 160) for i in (1, 2)]
@@ -183,9 +185,9 @@ def test_sharpness_grows_with_detail():
 def test_shortcuts_are_measured_by_one_command(tiny_data):
     result = run("experiments.shortcuts", "--data", tiny_data, "--models", "int8", "float32")
     assert result.returncode == 0, result.stderr[-2000:]
-    header, _, *rows = (line.strip("|").split("|") for line in result.stdout.splitlines())
-    assert [cell.strip() for cell in header[-2:]] == ["float32 in NORMAL", "float32 in PNEUMONIA"]
-    table = {row[0].strip(): [float(cell) for cell in row[1:]] for row in rows}
+    rows = read_table(result.stdout)
+    assert list(rows[0])[-2:] == ["float32 in NORMAL", "float32 in PNEUMONIA"]
+    table = {name: [float(cell) for cell in cells] for name, *cells in (r.values() for r in rows)}
     films = list_labelled(tiny_data, "train")
     pixels = [read_image(path) for path, _, _ in films]
     sharp = np.array([

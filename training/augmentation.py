@@ -1,7 +1,7 @@
 """Augmentation against the shortcuts of this data set, in tf.data.
 
-In the training split NORMAL films are sharper and blacker than PNEUMONIA films, and children with
-pneumonia are framed differently; a network learns that before it learns lungs. So framing, sharpness
+In the training split NORMAL images are sharper and blacker than PNEUMONIA images, and children with
+pneumonia are framed differently. A network learns this before it learns lungs. So framing, sharpness
 and gray levels are drawn at random for each image, more widely than any two departments differ.
 """
 
@@ -16,7 +16,7 @@ import tensorflow as tf
 from training.flags import setting
 
 CROP_ASPECT = (0.75, 1.33)
-SHARPEN = (-1.0, 1.2)  # -1: replaced by its blur; 1.2: unsharp mask of 120 %
+SHARPEN = (-1.0, 1.2)  # -1 replaces the image by its blur; 1.2 is an unsharp mask of 120 %
 LOG_GAMMA = 0.7
 CONTRAST = 0.5  # more or less
 BRIGHTNESS = 0.1  # of full scale
@@ -46,13 +46,13 @@ class Augmentation:
 
 
 def augment(film: tf.Tensor, image_size: int, seed: tf.Tensor, settings: Augmentation) -> tf.Tensor:
-    """One film to one augmented network input; the same seed gives the same result.
+    """Turn one image into one augmented network input. The same seed gives the same result.
 
     Args:
         film: uint8 (F, F, 1).
         image_size: side of the result, px.
         seed: int32 (2,).
-        settings: what is drawn, and how far.
+        settings: which changes are drawn, and how strong they are.
 
     Returns:
         float32 (image_size, image_size, 1), 0..255.
@@ -77,7 +77,7 @@ def _uniform(seed: tf.Tensor, count: int, low: float = 0.0, high: float = 1.0) -
 def _on_share(
     share: float, image: tf.Tensor, seed: tf.Tensor, change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 ) -> tf.Tensor:
-    """``change(image, seed)`` for a share of the films, the image as it is for the others."""
+    """``change(image, seed)`` for a share of the images; the others stay as they are."""
     seeds = tf.random.split(seed, 2)
     (draw,) = _uniform(seeds[1], 1)
     return tf.cond(draw < share, lambda: change(image, seeds[0]), lambda: image)
@@ -128,7 +128,7 @@ def _sharpen_or_blur(image: tf.Tensor, seed: tf.Tensor, style: float) -> tf.Tens
 
 
 def _convolve(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """A random 3x3 kernel, scaled to sum 1 so that gray levels stay (after Xu et al. 2021, RandConv)."""
+    """Apply a random 3x3 kernel of sum 1, which keeps the gray levels (RandConv, Xu et al. 2021)."""
     noise = tf.random.stateless_normal((3, 3), seed, stddev=0.15)
     identity = tf.constant([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     return _convolve_same(image, identity + noise - tf.reduce_mean(noise))
@@ -148,7 +148,7 @@ def _change_gray_levels(image: tf.Tensor, seed: tf.Tensor, style: float) -> tf.T
 
 
 def _cover_border(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """All outside a drawn box becomes one drawn gray."""
+    """Paint everything outside a random box in one random gray."""
     left, right, top, bottom, gray = _uniform(seed, 5)
     place = tf.linspace(0.0, 1.0, tf.shape(image)[0])
     columns = (place >= left * BORDER) & (place <= 1.0 - right * BORDER)
@@ -157,7 +157,7 @@ def _cover_border(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _degrade(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Down to a drawn size and up again, then JPEG of a drawn quality."""
+    """Scale down to a random size and up again, then compress to JPEG of a random quality."""
     scale, quality = _uniform(seed, 2)
     size = tf.shape(image)[:2]
     scale = RESAMPLING[0] + scale * (RESAMPLING[1] - RESAMPLING[0])

@@ -15,7 +15,7 @@ def count_steps(films: tf.data.Dataset, config: TrainConfig) -> int:
 
 
 def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) -> tf.data.Dataset:
-    """Endless augmented batches, half of each class on average; another draw for each epoch.
+    """Endless augmented batches with half of each class on average. Every epoch has its own seed.
 
     Returns:
         A dataset of images float32 (B, S, S, 1) and targets float32 (B, 2): pneumonia, and viral
@@ -47,6 +47,6 @@ def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) ->
 
 
 def _mix(batch: tuple[tf.Tensor, tf.Tensor], share: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """MixUp (Zhang et al. 2018): each film with its mirror in the batch, and its targets alike."""
+    """MixUp (Zhang et al. 2018): mix each image, and its targets, with another of the same batch."""
     images, targets = (share * part + (1.0 - share) * part[::-1] for part in batch)
     return images, targets

@@ -17,7 +17,7 @@ MISSED_SHARE = 0.02  # of each class may lie outside the uncertain band on the w
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """From logits to probabilities, and the band of probabilities not to be relied on."""
+    """The map from logits to probabilities, and the band of uncertain probabilities."""
 
     temperature: float
     offset: float
@@ -25,12 +25,12 @@ class Calibration:
 
     @classmethod
     def fit(cls, logits: np.ndarray, corrupted: np.ndarray, labels: np.ndarray) -> Calibration:
-        """Fit on validation patients: the probability on films as they come, the band on films under
-        stress as well, since it is to hold where films differ.
+        """Fit the probability on validation images, and the band on their corrupted copies as well, so
+        that the band also holds for images that differ.
 
         Args:
-            logits: (N,), of the films as they are.
-            corrupted: (N,), of the same corrupted.
+            logits: (N,) of the images without corruption.
+            corrupted: (N,) of the same images with corruption.
             labels: (N,) of 0 and 1, both present.
         """
         temperature, offset = fit_calibration(logits, labels)
@@ -77,12 +77,12 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, floa
 
 
 def find_uncertain_band(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
-    """The band outside of which a film may be called with few errors: no more than ``MISSED_SHARE`` of
-    the PNEUMONIA films lie below it, and of the NORMAL films above it (after Vovk 2012, conformal
-    prediction by class). It always holds ``THRESHOLD``.
+    """The band outside which the verdict is rarely wrong: no more than ``MISSED_SHARE`` of
+    the PNEUMONIA images lie below it, and of the NORMAL images above it (after Vovk 2012, conformal
+    prediction by class). It always contains ``THRESHOLD``.
 
     Args:
-        labels: (N,) of 0 and 1, both present, of patients never trained on.
+        labels: (N,) of 0 and 1, both present, of patients that are not in training.
         probabilities: (N,), calibrated.
     """
     low = float(np.quantile(probabilities[labels > 0.5], MISSED_SHARE, method="lower"))

@@ -14,6 +14,7 @@ import collections
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
 from training.names import SPLITS, ImageName, list_films
@@ -40,17 +41,23 @@ def describe(data: str | Path, out: str | Path) -> str:
     if not names:
         raise ValueError(f"received {data}, which holds no film")
     by_split = {split: [n for n in names if n.split == split] for split in SPLITS}
-    lines = [f"{'split':8}{'films':>8}{'patients':>10}{'NORMAL':>9}{'PNEUMONIA':>11}{'share':>8}  series"]
+    rows = []
     for split, members in by_split.items():
         positive = sum(n.label for n in members)
         series = collections.Counter(n.series for n in members)
-        lines.append(
-            f"{split:8}{len(members):8}{len({n.patient for n in members}):10}"
-            f"{len(members) - positive:9}{positive:11}{positive / max(len(members), 1):8.1%}  "
-            + ", ".join(f"{name} {count}" for name, count in sorted(series.items()))
+        rows.append(
+            {
+                "split": split,
+                "films": len(members),
+                "patients": len({n.patient for n in members}),
+                "NORMAL": len(members) - positive,
+                "PNEUMONIA": positive,
+                "share": f"{positive / max(len(members), 1):.1%}",
+                "series": ", ".join(f"{name} {count}" for name, count in sorted(series.items())),
+            }
         )
     _plot_balance(by_split, Path(out))
-    return "\n".join(lines)
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def write_shards(data: str | Path, out: str | Path, shards: int = 8) -> dict[str, int]:

@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cxr import Classifier, Prediction, read_image
 from training.calibration import THRESHOLD, Calibration, calibrate
@@ -36,8 +37,8 @@ from training.validation import predict_logits
 
 
 def evaluate_run(run: Path, data: Path, split: str) -> str:
-    """Metrics with intervals of a run's best weights on a split, as text; ROC and confusion matrix are
-    saved in the run's folder.
+    """Metrics with intervals of a run's best weights on a split, as text. Saves the ROC and the confusion
+    matrix in the run's folder.
 
     Raises:
         FileNotFoundError: if the run is not complete.
@@ -57,13 +58,13 @@ def evaluate_run(run: Path, data: Path, split: str) -> str:
 
 
 def evaluate_model(name: str, folder: Path, split: str, plots: Path | None) -> str:
-    """A shipped model on labelled films, through the runtime: metrics with intervals, the verdicts by
-    series, the cause of pneumonia where the file names tell it, and calibration before and after.
+    """Measure a shipped model on labelled images through the runtime: metrics with intervals, verdicts by
+    series, cause of pneumonia if the file names give it, and calibration before and after.
 
     Args:
         name: as ``Classifier.load`` takes it.
         folder, split: as ``list_labelled`` takes them.
-        plots: where the reliability diagram goes, if anywhere.
+        plots: folder for the reliability diagram, if it is wanted.
 
     Raises:
         ValueError: if the model cannot be used, or a film cannot be read.
@@ -81,7 +82,7 @@ def evaluate_model(name: str, folder: Path, split: str, plots: Path | None) -> s
     is_data_set = not (folder / LABELS[0]).is_dir()
     where = split if is_data_set else folder.name
     parts = [f"{card.name} on {len(films)} films of {where}\n\n{format_metrics(metrics)}"]
-    if is_data_set:  # the data set's own layout, whose names tell the series
+    if is_data_set:  # only the data set's own file names give the series
         series = np.array([parse_path(path.as_posix()).series for path, _, _ in films])
         parts.append(_format_series(series, predictions))
         parts.append(_format_cause(series, predictions, patients, card.cause))
@@ -102,18 +103,18 @@ def evaluate_model(name: str, folder: Path, split: str, plots: Path | None) -> s
 
 
 def _format_series(series: np.ndarray, predictions: list[Prediction]) -> str:
-    """A markdown table: films, right verdicts and films in the uncertain band, by series."""
+    """A markdown table of each series: images, correct verdicts and images in the uncertain band."""
     positive = np.array([p.label == "PNEUMONIA" for p in predictions])
     uncertain = np.array([p.uncertain for p in predictions])
-    lines = ["| series | films | right | uncertain |", "|---|---|---|---|"]
+    rows = []
     for name in SERIES:
         members = series == name
         if members.any():
             right = positive[members] == (name in ("bacteria", "virus"))
-            lines.append(
-                f"| {name} | {members.sum()} | {right.mean():.3f} | {uncertain[members].mean():.3f} |"
-            )
-    return "\n".join(lines)
+            shares = {"right": right.mean(), "uncertain": uncertain[members].mean()}
+            rows.append({"series": name, "films": members.sum()})
+            rows[-1] |= {column: f"{share:.3f}" for column, share in shares.items()}
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def _format_cause(
@@ -122,7 +123,7 @@ def _format_cause(
     patients: list[str],
     calibration: dict[str, float] | None,
 ) -> str:
-    """AUROC of virus against bacteria on films with pneumonia, and accuracy where a cause is given."""
+    """AUROC of virus against bacteria on images with pneumonia, and accuracy if the card has a cause."""
     sick = np.isin(series, ("bacteria", "virus"))
     viral = series[sick] == "virus"
     scores = np.array([p.viral_logit for p in predictions])[sick]

@@ -19,15 +19,15 @@ def compute_metrics(
     labels: np.ndarray, probabilities: np.ndarray, threshold: float, uncertain: tuple[float, float]
 ) -> Metrics:
     """AUROC; accuracy, sensitivity, specificity, precision and F1 of ``probability >= threshold``;
-    Brier score and expected calibration error, with every film counted once, and ``balanced`` with the
-    same weight for both classes, as the probability assumes; the share of films outside the uncertain
-    band, and the accuracy on them.
+    Brier score and expected calibration error, once with the same weight for every image, and once
+    (``balanced``) with the same weight for both classes, as the probability assumes; the share of images
+    outside the uncertain band (coverage), and the accuracy on them (selective accuracy).
 
     Args:
         labels: (N,) of 0 NORMAL and 1 PNEUMONIA, both present.
         probabilities: (N,), in 0..1.
         threshold: the operating point.
-        uncertain: the band, both ends of which belong to it.
+        uncertain: lowest and highest probability of the uncertain band, both included.
     """
     positive = labels > 0.5
     predicted = probabilities >= threshold
@@ -53,16 +53,18 @@ def compute_metrics(
 def reliability(
     labels: np.ndarray, probabilities: np.ndarray, balanced: bool = True
 ) -> tuple[np.ndarray, ...]:
-    """Bins of equal width over the probability.
+    """Group the probabilities into bins of equal width.
+
+    scikit-learn's ``calibration_curve`` takes no weights, so it cannot balance the classes.
 
     Args:
         labels: (N,) of 0 and 1, both present.
         probabilities: (N,), in 0..1.
-        balanced: whether both classes have the same weight; else every film has.
+        balanced: whether both classes have the same weight, or every image has.
 
     Returns:
-        For each bin that holds a film: films, mean probability, share of PNEUMONIA, share of the
-        weight; (M,) each.
+        For each bin that is not empty, (M,) each: number of images, mean probability, share of
+        PNEUMONIA, and share of the total weight.
     """
     positive = labels > 0.5
     weights = _balance(positive) if balanced else np.full(len(positive), 1.0 / len(positive))
@@ -76,7 +78,7 @@ def reliability(
 
 
 def _calibration_error(labels: np.ndarray, probabilities: np.ndarray, balanced: bool) -> float:
-    """Mean distance of the mean probability and the share of PNEUMONIA in a bin, by its weight."""
+    """Mean over the bins, by weight, of |mean probability - share of PNEUMONIA|."""
     _, expected, observed, share = reliability(labels, probabilities, balanced)
     return float(np.sum(share * np.abs(expected - observed)))
 
@@ -96,8 +98,9 @@ def metrics_with_intervals(
 ) -> Intervals:
     """``compute_metrics`` with 95 % percentile intervals of a bootstrap over patients.
 
-    Patients are drawn, not films: two films of one child are not independent. Where all films are
-    right, or all wrong, resampling gives no width, and a share gets ``exact_interval``.
+    The bootstrap draws patients, not images, because two images of one child are not independent. Where
+    all images are right, or all are wrong, its interval collapses to a point, and ``exact_interval``
+    is used.
 
     Args:
         labels, probabilities, threshold, uncertain: as in ``compute_metrics``.
@@ -111,7 +114,7 @@ def metrics_with_intervals(
     for drawn in _draw_patients(patients, seed):
         if 0 < labels[drawn].sum() < len(drawn):
             samples.append(compute_metrics(labels[drawn], probabilities[drawn], threshold, uncertain))
-    counted = {  # the films that each share is a share of
+    counted = {  # the images in the denominator of each share
         "accuracy": labels >= 0,
         "sensitivity": labels > 0.5,
         "specificity": labels < 0.5,
@@ -124,13 +127,13 @@ def metrics_with_intervals(
         low, high = np.percentile([s[name] for s in samples], (2.5, 97.5))
         if name in counted and value in (0.0, 1.0):
             low, high = exact_interval(value, np.asarray(patients)[counted[name]])
-        # resampling makes the calibration error larger; the interval is widened to hold the value
+        # resampling makes the calibration error larger, so the interval may need widening
         result[name] = {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
     return result
 
 
 def format_metrics(metrics: Intervals) -> str:
-    """A line a metric: value and 95 % interval."""
+    """One line for each metric, with its value and 95 % interval."""
     return "\n".join(
         f"{name:17} {m['value']:.4f}  (95 % interval {m['low']:.4f} .. {m['high']:.4f})"
         for name, m in metrics.items()
@@ -140,7 +143,7 @@ def format_metrics(metrics: Intervals) -> str:
 def auroc_with_interval(
     labels: np.ndarray, scores: np.ndarray, patients: Sequence[str], seed: int = 0
 ) -> dict[str, float]:
-    """AUROC with the 95 % percentile interval of a bootstrap over patients: value, low, high."""
+    """AUROC as value, low and high, with the 95 % percentile interval of a bootstrap over patients."""
     samples = []
     for drawn in _draw_patients(patients, seed):
         if 0 < labels[drawn].sum() < len(drawn):
@@ -150,8 +153,8 @@ def auroc_with_interval(
 
 
 def share_with_interval(flags: np.ndarray, patients: Sequence[str], seed: int = 0) -> dict[str, float]:
-    """Share of True in bool (N,), with the interval of a bootstrap over patients, or ``exact_interval``
-    where all or none are: value, low, high."""
+    """Share of True in bool (N,) as value, low and high. The interval is that of a bootstrap over
+    patients, or ``exact_interval`` where all or none are True."""
     value = float(np.mean(flags))
     if value in (0.0, 1.0):
         low, high = exact_interval(value, patients)
@@ -162,21 +165,21 @@ def share_with_interval(flags: np.ndarray, patients: Sequence[str], seed: int = 
 
 
 def exact_interval(share: float, patients: Sequence[str]) -> tuple[float, float]:
-    """Clopper and Pearson's 95 % interval of a share of 0 or 1 of these patients' films. It counts
-    patients: two films of one child are not independent."""
+    """The 95 % interval of Clopper and Pearson for a share of 0 or 1. It counts patients, because two
+    images of one child are not independent."""
     count = max(len(set(patients)), 1)
     interval = binomtest(round(share) * count, count).proportion_ci(0.95, method="exact")
     return float(interval.low), float(interval.high)
 
 
 def map_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Median over films of Spearman's correlation between two sets of maps (N, h, w)."""
+    """Spearman's correlation between two sets of maps (N, h, w): the median over the images."""
     pairs = zip(first, second, strict=True)
     return float(np.median([spearmanr(a, b, axis=None).statistic for a, b in pairs]))
 
 
 def _draw_patients(patients: Sequence[str], seed: int) -> Iterator[np.ndarray]:
-    """Indices of the films of as many patients as there are, drawn with replacement."""
+    """Draw as many patients as there are, with replacement, and yield the indices of their images."""
     rng = np.random.default_rng(seed)
     names, owner = np.unique(np.asarray(patients), return_inverse=True)
     films_of = [np.flatnonzero(owner == i) for i in range(len(names))]
