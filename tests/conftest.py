@@ -2,6 +2,9 @@
 
 import io
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +77,12 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def run_module(module: str, *argv: object) -> subprocess.CompletedProcess:
+    """What ``python -m module`` prints and returns."""
+    command = [sys.executable, "-m", module, *map(str, argv)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 def read_table(text: str) -> list[dict[str, str]]:
     """The rows of the markdown table in ``text``, by column."""
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
@@ -124,3 +133,13 @@ def real_data() -> Path:
     if "CXR_DATA" not in os.environ:
         pytest.skip("CXR_DATA does not name the real data set")
     return Path(os.environ["CXR_DATA"]).resolve()
+
+
+@pytest.fixture
+def labelled(tmp_path) -> Path:
+    """The samples in a folder of each label."""
+    for label in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / label).mkdir()
+        for i in (1, 2):
+            shutil.copy(SAMPLES / f"{label.lower()}_{i}.png", tmp_path / label / f"{label}{i}_0.png")
+    return tmp_path

@@ -247,7 +247,7 @@ def test_calibration_films_are_of_both_classes_from_the_first_on(tiny_data):
     assert 2 <= sum(film.tobytes() in normal for film in films[:8]) <= 6
 
 
-def test_a_cause_told_badly_by_one_model_is_given_by_none(exported):
+def test_a_cause_that_one_model_recognizes_badly_is_given_by_none(exported):
     _, reports = exported
     shown = {
         name: dataclasses.replace(

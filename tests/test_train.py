@@ -263,7 +263,7 @@ def test_other_tasks_do_not_train(monkeypatch, kind):
         find_strategy()
 
 
-def test_mixup_mixes_films_and_targets_alike(config):
+def test_mixup_mixes_images_and_targets_together(config):
     films = load_split(config.data, "train", config.film_size)
     mixed = dataclasses.replace(config, mixup=0.4)
     batches = list(training_batches(films, mixed, 0).take(20).as_numpy_iterator())

@@ -1,9 +1,6 @@
-"""The commands that measure the shipped models: ``training.evaluate`` and some of ``experiments``."""
+"""The experiments on the shipped models: explanation, resolution and shortcuts."""
 
 import re
-import shutil
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -21,86 +18,12 @@ from experiments.explanation import (
     thorax_share,
 )
 from experiments.shortcuts import FILM_PX, sharpness
-from tests.conftest import ROOT, SAMPLES, read_table
-from training.metrics import compute_metrics, map_correlation
-from training.names import list_labelled, parse_path
-
-
-@pytest.fixture
-def labelled(tmp_path):
-    """The samples in a folder of each label."""
-    for label in ("NORMAL", "PNEUMONIA"):
-        (tmp_path / label).mkdir()
-        for i in (1, 2):
-            shutil.copy(SAMPLES / f"{label.lower()}_{i}.png", tmp_path / label / f"{label}{i}_0.png")
-    return tmp_path
-
-
-def run(module, *argv):
-    command = [sys.executable, "-m", module, *map(str, argv)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def test_both_layouts_are_listed(tiny_data, labelled):
-    films = list_labelled(tiny_data, "val")
-    assert len(films) == 12
-    assert sum(label for _, label, _ in films) == 6
-    assert [(label, patient) for _, label, patient in list_labelled(labelled, "val")] == [
-        (0, "NORMAL1"), (0, "NORMAL2"), (1, "PNEUMONIA1"), (1, "PNEUMONIA2"),
-    ]  # fmt: skip
-
-
-def test_a_folder_without_films_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no film"):
-        list_labelled(tmp_path, "val")
-    failed = run("training.evaluate", "model", "--data", tmp_path)
-    assert failed.returncode == 1
-    assert "holds no film" in failed.stderr
-    assert "Traceback" not in failed.stderr
-
-
-def test_a_model_is_measured_on_any_labelled_folder(labelled):
-    result = run("training.evaluate", "model", "--data", labelled, "--plots", labelled / "plots")
-    assert result.returncode == 0, result.stderr[-2000:]
-    classifier = Classifier.load("int8")
-    card, films = classifier.card, list_labelled(labelled, "val")
-    labels = np.array([label for _, label, _ in films])
-    predictions = [classifier.predict(read_image(path)) for path, _, _ in films]
-    calibrated = np.array([p.probability for p in predictions])
-    raw = 1 / (1 + np.exp(-np.array([p.logit for p in predictions])))
-    after, before = (
-        compute_metrics(labels, p, card.threshold, card.uncertain) for p in (calibrated, raw)
-    )
-    printed = dict(re.findall(r"^(\w+) +(\d\.\d{4})  \(95 %", result.stdout, re.MULTILINE))
-    assert {name: float(value) for name, value in printed.items()} == pytest.approx(after, abs=1e-4)
-    uncalibrated = re.findall(r"\d\.\d{4}", result.stdout.split("before calibration")[1])
-    names = ("brier", "ece", "balanced_brier", "balanced_ece")
-    assert [float(v) for v in uncalibrated] == pytest.approx([before[n] for n in names], abs=1e-4)
-    assert (labelled / "plots" / "reliability_val.png").stat().st_size > 1000
-
-
-def test_series_and_cause_are_told_where_file_names_tell_them(tiny_data):
-    result = run("training.evaluate", "model", "--data", tiny_data, "--split", "train")
-    assert result.returncode == 0, result.stderr[-2000:]
-    classifier = Classifier.load("int8")
-    expected, causes = {}, {"bacteria": [], "virus": []}
-    for path, label, _ in list_labelled(tiny_data, "train"):
-        series = parse_path(path.as_posix()).series
-        prediction = classifier.predict(read_image(path))
-        expected.setdefault(series, []).append(prediction.label == classifier.card.labels[label])
-        if label:
-            causes[series].append(prediction.viral_logit)
-    rows = read_table(result.stdout)
-    assert {row["series"]: (int(row["films"]), float(row["right"])) for row in rows} == {
-        name: (len(flags), pytest.approx(np.mean(flags), abs=1e-3)) for name, flags in expected.items()
-    }
-    above = np.subtract.outer(causes["virus"], causes["bacteria"]) > 0
-    auroc = re.search(r"virus against bacteria: AUROC (\S+)", result.stdout)[1]
-    assert float(auroc) == pytest.approx(above.mean(), abs=1e-4)
+from tests.conftest import SAMPLES, read_table, run_module
+from training.names import list_labelled
 
 
 def test_evidence_is_tested_by_one_command(labelled):
-    result = run("experiments.explanation", "--data", labelled)
+    result = run_module("experiments.explanation", "--data", labelled)
     assert result.returncode == 0, result.stderr[-2000:]
     assert float(re.search(r"completeness.* within (\S+) log-odds", result.stdout)[1]) < 1e-4
     share = re.search(r"outside the thorax box.*?([\d.]+)%; the box leaves out ([\d.]+)%", result.stdout)
@@ -124,13 +47,13 @@ def test_evidence_is_tested_by_one_command(labelled):
 
 
 def test_large_films_keep_their_label(labelled):
-    result = run("experiments.resolution", "--data", labelled)
+    result = run_module("experiments.resolution", "--data", labelled)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "2400 x 2000 px: 100.0% keep their label" in result.stdout
 
 
 def test_large_films_score_like_their_small_copies(real_data):
-    result = run("experiments.resolution", "--data", real_data)
+    result = run_module("experiments.resolution", "--data", real_data)
     share = float(re.search(r"([\d.]+)% keep their label", result.stdout)[1])
     assert share >= 98.0
 
@@ -149,12 +72,6 @@ def test_thorax_share_is_by_area():
     corner[0, 0] = middle[2, 2] = 3.0
     shares = thorax_share(np.stack([even, corner, middle]))
     assert shares == pytest.approx([area, (0.2 - top) * (0.2 - left) / 0.04, 1.0])
-
-
-def test_maps_are_compared_by_rank():
-    maps = np.random.default_rng(0).standard_normal((4, 5, 5))
-    assert map_correlation(maps, np.exp(maps)) == pytest.approx(1.0)
-    assert map_correlation(maps, -maps) == pytest.approx(-1.0)
 
 
 def test_deletion_starts_from_the_film_and_insertion_ends_there():
@@ -183,7 +100,7 @@ def test_sharpness_grows_with_detail():
 
 
 def test_shortcuts_are_measured_by_one_command(tiny_data):
-    result = run("experiments.shortcuts", "--data", tiny_data, "--models", "int8", "float32")
+    result = run_module("experiments.shortcuts", "--data", tiny_data, "--models", "int8", "float32")
     assert result.returncode == 0, result.stderr[-2000:]
     rows = read_table(result.stdout)
     assert list(rows[0])[-2:] == ["float32 in NORMAL", "float32 in PNEUMONIA"]
