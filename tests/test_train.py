@@ -70,7 +70,7 @@ def test_batches_are_balanced_and_differ_by_epoch(config):
     assert not np.array_equal(first[0][0], second[0][0])
 
 
-def test_stressed_films_are_the_same_patients_changed(config):
+def test_corrupted_images_are_the_same_patients_changed(config):
     validation = load_validation(config)
     images = validation.films.images
     assert images.shape == validation.corrupted.shape

@@ -34,10 +34,10 @@ class TrainConfig:
     weight_decay: float = setting(1e-4, "weight decay of AdamW")
     dropout: float = setting(0.2, "dropout rate before the heads")
     # keeps logits small, which makes them easier to calibrate and to quantize
-    label_smoothing: float = setting(0.05, "share of each label that is given to its opposite")
-    cause_weight: float = setting(0.3, "weight of the virus-or-bacteria loss beside the pneumonia loss")
+    label_smoothing: float = setting(0.05, "share of each label that is divided between both labels")
+    cause_weight: float = setting(0.3, "weight of the loss of virus against bacteria; pneumonia has 1")
     mixup: float = setting(0.0, "alpha of MixUp's Beta distribution; 0 for no MixUp")
-    one_cycle: bool = setting(False, "rise over 30 % of the steps, from and to lower learning rates")
+    one_cycle: bool = setting(False, "a longer rise of the learning rate, over 30 % of the steps")
     # must be off for training from scratch
     freeze_norms: bool = setting(True, "keep BatchNorm as it is in the initial weights")
     freeze_until: str = setting("", "first backbone layer that is trained; empty for all layers")

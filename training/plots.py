@@ -29,7 +29,7 @@ def plot_learning_curves(history: list[dict[str, float | str]], path: Path) -> N
     """Loss and validation AUROC of each epoch, from the rows of history.csv."""
     figure, axes = new_figure("Learning curves", "epoch", "AUROC")
     epochs = range(1, len(history) + 1)
-    for column in ("val_auroc", "stress_auroc"):
+    for column in ("val_auroc", "corrupted_auroc"):
         axes.plot(epochs, [float(row[column]) for row in history], marker=".", label=column)
     loss_axes = axes.twinx()
     loss_axes.set_ylabel("loss")

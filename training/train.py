@@ -124,8 +124,8 @@ def _fit_stage(
     without a checkpoint is dropped.
 
     The loop over epochs is written out because the callbacks of tf_keras lose what a resumed run needs:
-    EarlyStopping starts to count again with every ``fit``, BackupAndRestore saves neither the average nor
-    the epoch that chooses the batches, and CSVLogger cannot drop a row.
+    EarlyStopping starts to count again with every ``fit``. BackupAndRestore does not save the average,
+    and restores the epoch inside ``fit``, when the batches have been chosen. CSVLogger cannot drop a row.
     """
     average = WeightAverage(model, config.average_steps)
     model.optimizer.build(model.trainable_variables)

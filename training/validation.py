@@ -72,7 +72,7 @@ def validate(model: tf_keras.Model, validation: Validation) -> dict[str, float]:
     return {
         "val_loss": float(log_loss(labels, calibrate(logits[:, 0], 1.0, 0.0))),
         "val_auroc": aurocs[0],
-        "stress_auroc": aurocs[1],
+        "corrupted_auroc": aurocs[1],
         "cause_auroc": float(roc_auc_score(series[labels == 1] == "virus", logits[labels == 1, 1])),
         "score": float(np.mean(aurocs)),
     }
