@@ -1,4 +1,4 @@
-"""CXR Lite: a calibrated pneumonia probability for a chest film, and the evidence for it.
+"""CXR Lite: a calibrated pneumonia probability for a chest film, with the evidence for it.
 
 Not for medical use.
 """

@@ -1,4 +1,4 @@
-"""A .tflite file and its card, as a function from gray pixels to a prediction."""
+"""Load a .tflite file with its card, and predict from gray pixels."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ OUTPUTS = ("logit", "cause", "evidence", "embedding")
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays cannot be compared with ==, nor hashed
 class Prediction:
-    """What the model says of one film.
+    """The result of the model for one film.
 
     Attributes:
         label: NORMAL or PNEUMONIA, by the card's threshold.
         probability: calibrated, 0..1, for the card's prevalence.
         uncertain: whether the probability lies in the card's uncertain band.
-        viral_probability: that the pneumonia is viral and not bacterial, calibrated for as many of the
-            one as of the other, 0..1; None where the label is NORMAL or the card gives no cause.
+        viral_probability: probability that a pneumonia is viral and not bacterial, calibrated for equal
+            frequency of both, 0..1; None if the label is NORMAL or the card gives no cause.
         logit: log-odds before calibration.
         viral_logit: log-odds of a virus given pneumonia, before calibration.
         evidence: float32 (h, w), class activation map in log-odds; its mean is the logit.
         embedding: float32 (1280,), pooled features.
-        novelty: how unlike the films of training it is, above 0, 1 is usual; None where the card has
-            no statistics, and so for ``screening``.
-        screening: ``typical``; ``unfamiliar``, where the probability is worth little; or ``refused``,
-            where it is no frontal chest film and the probability is worth nothing.
-        inverted: whether it looks like the negative of a chest film.
-        latency_ms: ``preprocess``, ``inference`` and ``screening``, wall time.
+        novelty: how different the film is from those of training, above 0; 1 is usual. None, like
+            ``screening``, if the card has no statistics.
+        screening: ``typical``; ``unfamiliar``, if the probability is hardly reliable; or ``refused``, if
+            the film does not look like a frontal chest film and the probability is meaningless.
+        looks_inverted: whether the film looks like the negative of a chest film.
+        latency_ms: wall time of ``preprocess``, ``inference`` and ``screening``.
     """
 
     label: str
@@ -55,15 +55,15 @@ class Prediction:
     embedding: np.ndarray
     novelty: float | None
     screening: str | None
-    inverted: bool
+    looks_inverted: bool
     latency_ms: dict[str, float]
 
 
 class Classifier:
-    """A loaded model. Safe to call from several threads: inference runs one film at a time."""
+    """A loaded model. Several threads may call it; inference runs one film at a time."""
 
     def __init__(self, model: bytes, card: ModelCard, num_threads: int) -> None:
-        # here and not above: the processes that decode films import this package, and need no interpreter
+        # imported here because the processes that decode films import this module without an interpreter
         from ai_edge_litert.interpreter import Interpreter
 
         self.card = card
@@ -86,12 +86,12 @@ class Classifier:
 
         Args:
             name_or_path: ``int8`` or ``float32`` for the shipped models, or a ``.tflite`` file with
-                its card (same name, ``.json``) beside it.
+                its card (same name, ``.json``) in the same folder.
             num_threads: threads of one inference, 1 or more.
 
         Raises:
             InvalidModelError: if the name is unknown, a file is missing, the card is malformed, the
-                file's sha256 is not the card's, or the signature is not the contract's.
+                sha256 of the file differs from the card's, or the signature from the contract.
         """
         if num_threads < 1:
             raise ValueError(f"received num_threads {num_threads}; accepted is 1 or more")
@@ -133,11 +133,11 @@ class Classifier:
         if is_positive and card.cause:
             viral = _sigmoid(viral_logit / card.cause["temperature"] + card.cause["offset"])
         interpreted = time.perf_counter()
-        novelty, screening, inverted = None, None, False
+        novelty, screening, looks_inverted = None, None, False
         if self._novelty:
             novelty = self._novelty.score(output["embedding"][0])
             screening = self._novelty.screen(novelty)
-            inverted = self._novelty.is_inverted(image[0])
+            looks_inverted = self._novelty.is_inverted(image[0])
         screened = time.perf_counter()
         return Prediction(
             label=card.labels[is_positive],
@@ -150,7 +150,7 @@ class Classifier:
             embedding=output["embedding"][0],
             novelty=novelty,
             screening=screening,
-            inverted=inverted,
+            looks_inverted=looks_inverted,
             latency_ms={
                 "preprocess": (prepared - start) * 1e3,
                 "inference": (done - locked) * 1e3,
@@ -160,7 +160,7 @@ class Classifier:
 
 
 def find_model(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file of a shipped model's name, or the path itself.
+    """Find the file of a shipped model by its name; a path is returned unchanged.
 
     Raises:
         InvalidModelError: if it is neither a shipped name nor a ``.tflite`` path.

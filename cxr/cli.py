@@ -23,26 +23,27 @@ from cxr.errors import InvalidImageError, InvalidModelError
 from cxr.files import is_film, is_folder, list_files
 from cxr.latency import Latency, cpu_name, measure_latency
 from cxr.model_card import ModelCard
+from cxr.rounding import format_number
 from cxr.rows import Row, fail_film, score_film
 from cxr.tables import CsvWriter, to_printable
 
 FEW_FILES = 5  # more than these get a progress bar
 BENCHMARK_FILM_PX = 1024
-MAX_JOBS = 8  # by default: one model at a time keeps no more busy, and each film takes memory
+MAX_JOBS = 8  # by default: the one model keeps no more decoders busy, and each film takes memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns 0 when all was done, 1 when a file failed, 2 for wrong usage."""
+    """Run a command. Returns 0 if all files were scored, 1 if one failed, 2 for wrong usage."""
     args = _build_parser().parse_args(argv)
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     try:
         status = args.run(args)
-        sys.stdout.flush()  # here, so that a closed pipe is met below
+        sys.stdout.flush()  # a closed pipe must raise here
         return status
     except InvalidModelError as error:
         _complain(str(error))
         return 2
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
+    except BrokenPipeError:  # the reader, for example `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -57,22 +58,24 @@ def _build_parser() -> argparse.ArgumentParser:
     predict.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     predict.add_argument("--model", default="int8", help="int8 (default), float32 or FILE.tflite")
     predict.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    predict.add_argument("--threads", type=_positive, default=1, help="of an inference")
+    predict.add_argument("--threads", type=_positive, default=1, help="threads of an inference")
     predict.add_argument(
         "--jobs",
         type=_positive,
         default=min(os.cpu_count() or 1, MAX_JOBS),
-        help="films decoded at once (default: as many as cores, at most %(default)s here)",
+        help="films decoded at once (default here: %(default)s)",
     )
     predict.set_defaults(run=_predict)
 
     bulk = commands.add_parser("bulk", help="score any number of films to Parquet files, with Ray")
-    bulk.add_argument("source", metavar="SOURCE", help="folder or URI of films, s3://bucket/films say")
     bulk.add_argument(
-        "out", metavar="OUT", help="folder or URI of results; those it has are not made again"
+        "source", metavar="SOURCE", help="folder or URI of films, such as s3://bucket/films"
+    )
+    bulk.add_argument(
+        "out", metavar="OUT", help="folder or URI of results; films that have one are skipped"
     )
     bulk.add_argument("--model", default="int8", help="int8 (default), float32 or FILE.tflite")
-    bulk.add_argument("--workers", type=_positive, help="one CPU each; by default all of them")
+    bulk.add_argument("--workers", type=_positive, help="processes with one CPU each (default: all CPUs)")
     bulk.set_defaults(run=_bulk)
 
     info = commands.add_parser("info", help="print the model card")
@@ -112,8 +115,11 @@ def _predict(args: argparse.Namespace) -> int:
 def _score_files(
     classifier: Classifier, files: Sequence[tuple[Path, str | None]], jobs: int
 ) -> Iterator[Row]:
-    """Rows in the files' order. Decoding, most of the time, runs beside the inference of other films; as
-    rows are taken, no more than twice as many films as jobs are under way."""
+    """Rows in the order of the files.
+
+    Decoding, which takes most of the time, runs in parallel. At most twice as many films as jobs are
+    in progress; the next begins when a row is taken.
+    """
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         pending: collections.deque[concurrent.futures.Future[Row]] = collections.deque()
         for path, left_out in files:
@@ -137,7 +143,7 @@ def _bulk(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     try:
-        with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):  # Ray is talkative
+        with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):  # Ray prints there
             result = score_folder(args.source, args.out, args.model, args.workers)
     except BulkError as error:
         _complain(str(error))
@@ -161,8 +167,10 @@ def _complain(sentence: str) -> None:
 
 
 def _list_films(paths: Iterable[Path]) -> Iterator[tuple[Path, str | None]]:
-    """Files as named; in place of a folder the films in it, recursively, or itself if it has none.
-    Folders that were left out come with the reason."""
+    """List the films of the paths: files as they are named, and folders recursively.
+
+    A folder without films stays in the list, and is refused. Skipped folders come with the reason.
+    """
     for path in paths:
         found = list_files(path) if is_folder(path) else {}
         films = {file: left_out for file, left_out in found.items() if left_out or is_film(file)}
@@ -170,7 +178,7 @@ def _list_films(paths: Iterable[Path]) -> Iterator[tuple[Path, str | None]]:
 
 
 def _write_rows(rows: Iterable[Row], style: str) -> Iterator[Row]:
-    """Print each row as it comes, and pass it on."""
+    """Print each row as soon as it is known, and pass it on."""
     if style == "csv":
         writer = CsvWriter(sys.stdout)
     elif style == "table":
@@ -184,8 +192,9 @@ def _write_rows(rows: Iterable[Row], style: str) -> Iterator[Row]:
             text = f"{row['path']}: {row['error']}"
             print(f"{'failed':10} {'':>11} {'':>11} {'':>8}  {to_printable(text)}")
         else:
+            probability = format_number(row["probability"], row["threshold"], least=3)
             print(
-                f"{row['label']:10} {row['probability']:11.3f} {row['screening'] or '':>11} "
+                f"{row['label']:10} {probability:>11} {row['screening'] or '':>11} "
                 f"{row['latency_ms']:8.1f}  {to_printable(row['path'])}"
             )
         yield row

@@ -1,4 +1,4 @@
-"""Compressed frames of DICOM films: their headers, limits on their structure, and their decoding."""
+"""Compressed frames of DICOM films: read their headers, limit their structure, decode them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cxr.structure import check_scans
 CODINGS = {  # by transfer syntax
     "1.2.840.10008.1.2.5": "rle",
     "1.2.840.10008.1.2.4.50": "jpeg",  # baseline
-    "1.2.840.10008.1.2.4.51": "jpeg",  # extended: of 8 or 12 bits
+    "1.2.840.10008.1.2.4.51": "jpeg",  # extended, 8 or 12 bits
     "1.2.840.10008.1.2.4.57": "jpeg",  # lossless
     "1.2.840.10008.1.2.4.70": "jpeg",  # lossless, first order
     "1.2.840.10008.1.2.4.80": "jpeg-ls",  # lossless
@@ -28,22 +28,22 @@ CODINGS = {  # by transfer syntax
     "1.2.840.10008.1.2.4.203": "jpeg2000",  # high throughput
 }
 MAX_FRAGMENTS = 20_000
-MAX_SEGMENTS = 2000  # of a JPEG before its first scan: a color profile takes 255 at most
+MAX_SEGMENTS = 2000  # in a JPEG before its first scan; a color profile takes at most 255
 JPEG_START, JPEG_SCAN, JPEG_TABLES = 0xD8, 0xDA, {0xC4, 0xC8, 0xCC}
-JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - JPEG_TABLES  # SOF markers, JPEG-LS's last
+JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - JPEG_TABLES  # SOF markers; the last is of JPEG-LS
 LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF, 0xF7}
 JPEG2000_START = b"\xff\x4f\xff\x51"  # SOC, SIZ
 COD, COC, SOT, SOD, END = 0x52, 0x53, 0x90, 0x93, 0xD9
-# Limits on JPEG 2000. A file at all of them takes the decoder half a second and 400 MB, no more than an
-# honest film of 50 megapixels.
+# Limits on JPEG 2000. A file that reaches all of them takes half a second and 400 MB to decode, no more
+# than a regular film of 50 megapixels.
 MAX_TILES = 4096  # 50 megapixels in tiles of 128 px are 3,052
 MAX_BLOCKS = 400_000  # 50 megapixels in code-blocks of 16 px are 200,000; encoders use 32 or 64 px
 MAX_PACKETS = 1_000_000  # 50 megapixels in tiles of 256 px, 6 resolutions and 20 layers are 92,000
-MAX_MARKERS = 200_000  # a few to each tile-part
+MAX_MARKERS = 200_000  # a tile-part has a few
 
 
 def join_fragments(value: bytes) -> bytes:
-    """The one frame in the value of an encapsulated PixelData, whatever its offset table says."""
+    """Join the one frame in the value of an encapsulated PixelData, and ignore its offset table."""
     fragments = list(itertools.islice(generate_fragments(value), 1, MAX_FRAGMENTS + 2))
     if len(fragments) > MAX_FRAGMENTS:
         raise InvalidImageError(f"a DICOM film in more than {MAX_FRAGMENTS:,} fragments")
@@ -53,17 +53,17 @@ def join_fragments(value: bytes) -> bytes:
 def decode_frame(
     frame: bytes, coding: str, shape: tuple[int, int, int], dtype: np.dtype
 ) -> tuple[np.ndarray, int]:
-    """Decode a frame whose structure is within the limits and whose size is the header's.
+    """Decode a frame if its structure is within the limits and its size is that of the header.
 
     Args:
         frame: the codestream.
         coding: a value of ``CODINGS``.
         shape: rows, columns and samples per pixel, as the header of the file says.
-        dtype: what the header says of a sample; RLE alone has no header of its own.
+        dtype: type of a sample by the header of the file; only RLE depends on it.
 
     Returns:
-        uint8 or uint16 (H, W) or (H, W, 3), signed samples as their bits, color of lossy
-        JPEG already reduced to luma; and bits per sample.
+        Pixels, uint8 or uint16 (H, W) or (H, W, 3), where signed samples are given by their bits and
+        lossy JPEG in color is reduced to luma; and bits per sample.
 
     Raises:
         InvalidImageError: if the frame contradicts the header or has too many parts.
@@ -89,13 +89,13 @@ def decode_frame(
     if pixels.dtype.itemsize > 2 or pixels.shape not in (shape, shape[:2]):
         raise InvalidImageError("a DICOM film whose compressed image contradicts its header")
     words = pixels.view(f"u{pixels.dtype.itemsize}")
-    if pixels.dtype.kind == "i":  # JPEG 2000 alone; the header may say unsigned
+    if pixels.dtype.kind == "i":  # only from JPEG 2000; the header may say unsigned
         words &= (1 << precision) - 1
     return words, precision
 
 
 def _decode_rle(frame: bytes, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
-    """A plane for each byte of each sample (DICOM PS3.5, annex G), none longer than the film is large."""
+    """Decode a plane for each byte of each sample (DICOM PS3.5, annex G), none longer than the film."""
     rows, columns, samples = shape
     (planes,) = struct.unpack("<I", frame[:4])
     if planes != samples * dtype.itemsize:
@@ -108,7 +108,7 @@ def _decode_rle(frame: bytes, shape: tuple[int, int, int], dtype: np.dtype) -> n
 
 
 def _read_jpeg(frame: bytes) -> tuple[tuple[int, int, int], int, bool]:
-    """Rows, columns and components, bits, and whether it is lossless (T.81, B.2.2)."""
+    """Read rows, columns and components, bits, and whether it is lossless (T.81, B.2.2)."""
     at = 2
     if frame[:2] != bytes((0xFF, JPEG_START)):
         raise InvalidImageError("a DICOM film whose compressed image contradicts its header")
@@ -124,7 +124,7 @@ def _read_jpeg(frame: bytes) -> tuple[tuple[int, int, int], int, bool]:
 
 
 def _read_jpeg2000(frame: bytes) -> tuple[tuple[int, int, int], int]:
-    """Rows, columns and components, and bits, in the SIZ segment of a codestream (T.800, A.5.1)."""
+    """Read rows, columns and components, and bits from the SIZ segment (T.800, A.5.1)."""
     if not frame.startswith(JPEG2000_START):
         raise InvalidImageError("a DICOM film whose compressed image contradicts its header")
     right, bottom, left, top = struct.unpack(">4I", frame[8:24])
@@ -133,7 +133,7 @@ def _read_jpeg2000(frame: bytes) -> tuple[tuple[int, int, int], int]:
 
 
 def _check_jpeg2000(frame: bytes, components: int) -> None:
-    """Refuse a codestream of more parts than an honest film has (T.800, annexes A and B)."""
+    """Refuse a codestream of more parts than a regular film has (T.800, annexes A and B)."""
     samples = {frame[42 + 3 * i : 45 + 3 * i] for i in range(components)}
     if len(samples) != 1 or next(iter(samples))[1:] != b"\x01\x01":
         raise InvalidImageError("a DICOM film in JPEG 2000 whose samples differ in size")
@@ -152,7 +152,7 @@ def _check_jpeg2000(frame: bytes, components: int) -> None:
 
 
 def _read_styles(frame: bytes, components: int) -> tuple[int, set[bytes]]:
-    """The most layers and all coding styles (SPcod, SPcoc) in the headers of image and tile-parts."""
+    """Read the most layers and all coding styles (SPcod, SPcoc) of the image and its tile-parts."""
     at, part = 2, 0
     layers, styles = 1, set()
     for _ in range(MAX_MARKERS):
@@ -169,7 +169,7 @@ def _read_styles(frame: bytes, components: int) -> tuple[int, set[bytes]]:
             index = 1 if components < 257 else 2
             styles.add(_spell_out(body[index], body[index + 1 :]))
         at += 2 + length
-        if marker == SOD:  # has no length; the tile-part's is in its SOT
+        if marker == SOD:  # it has no length; that of the tile-part is in its SOT
             size = int.from_bytes(frame[part + 6 : part + 10])
             at = part + size if size else len(frame)
             if at <= part:
@@ -182,13 +182,13 @@ def _read_styles(frame: bytes, components: int) -> tuple[int, set[bytes]]:
 
 
 def _spell_out(flags: int, style: bytes) -> bytes:
-    """Levels and the exponents of a code-block, then those of precincts: 15 where none are given."""
+    """Levels and exponents of code-blocks, then the exponents of precincts, which are 15 by default."""
     levels = style[0]
     return style[:3] + (style[5 : 6 + levels] if flags & 1 else b"\xff" * (levels + 1))
 
 
 def _count_parts(style: bytes, width: int, height: int) -> tuple[int, int]:
-    """Code-blocks and precincts in a component of a tile of this size, px."""
+    """Count code-blocks and precincts in a component of a tile of this size, px."""
     levels, precincts = style[0], style[3:]
     blocks = packets = 0
     if levels > 32 or len(precincts) != levels + 1:
@@ -197,7 +197,7 @@ def _count_parts(style: bytes, width: int, height: int) -> tuple[int, int]:
         wide, high = (math.ceil(side / 2 ** (levels - resolution)) for side in (width, height))
         across, down = exponents & 15, exponents >> 4
         packets += math.ceil(wide / 2**across) * math.ceil(high / 2**down)
-        half = resolution > 0  # a precinct is one of the resolution, code-blocks divide its subbands
+        half = resolution > 0  # precincts divide a resolution, code-blocks divide its subbands
         columns = wide / 2 ** min(style[1] + 2 + half, across)
         rows = high / 2 ** min(style[2] + 2 + half, down)
         blocks += math.ceil(columns) * math.ceil(rows) * (3 if half else 1)

@@ -1,7 +1,7 @@
-"""Run as a script by ``cxr.decoding``: files on standard input, their pixels on standard output.
+"""A script that ``cxr.decoding`` runs: it reads files from standard input and writes their pixels.
 
-Every codec runs here and nowhere else. A hostile file can ask an honest decoder for more memory or time
-than anybody has, and a damaged one can end its process: the operating system bounds this process.
+All codecs run here and nowhere else. A hostile file can make a correct decoder take any amount of memory
+or time, and a damaged file can crash it; so the operating system limits what this process may take.
 """
 
 import json
@@ -12,15 +12,15 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_CPU_S = 12  # of one film
-SMALL_PIXELS = 12_000_000  # films above get the larger bound, one at a time
-SMALL_BYTES = 400 * 2**20  # of address space above what the libraries take
+MAX_CPU_S = 12  # processor time for one film
+SMALL_PIXELS = 12_000_000  # larger films get the larger limit, one at a time
+SMALL_BYTES = 400 * 2**20  # address space for a film, beyond what the libraries take
 LARGE_BYTES = 900 * 2**20
 LENGTH = struct.Struct(">Q")
 
 
 def main() -> None:
-    """Answer one request after another, until standard input ends."""
+    """Answer one request after another until standard input ends."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # some codecs print there
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def receive(stream: BinaryIO, limit: int) -> bytes | None:
-    """The next message; None where the other side has ended, or sends more than ``limit`` bytes."""
+    """The next message; None if the other side has ended or announces more than ``limit`` bytes."""
     head = stream.read(LENGTH.size)
     if len(head) < LENGTH.size:
         return None
@@ -65,7 +65,7 @@ def receive(stream: BinaryIO, limit: int) -> bytes | None:
 
 
 def send(stream: BinaryIO, message: bytes | memoryview) -> None:
-    """Send a message of bytes."""
+    """Send a message: its length, then its bytes."""
     view = memoryview(message)
     stream.write(LENGTH.pack(view.nbytes))
     stream.write(view)
@@ -73,12 +73,12 @@ def send(stream: BinaryIO, message: bytes | memoryview) -> None:
 
 
 class _Limits:
-    """What the operating system lets this process take; nothing where it knows no such limits."""
+    """Limits that the operating system enforces on this process, on systems that have such limits."""
 
     def __init__(self) -> None:
         try:
             import resource
-        except ImportError:  # Windows, where the deadline of ``cxr.decoding`` holds alone
+        except ImportError:  # on Windows there is only the deadline of ``cxr.decoding``
             self._resource = None
             return
         self._resource = resource
@@ -87,11 +87,11 @@ class _Limits:
         except OSError:  # macOS, which does not enforce this limit
             pages = 0
         self._libraries = pages * resource.getpagesize()
-        for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):  # no file is written
+        for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):  # codecs write no files
             resource.setrlimit(limit, (0, 0))
 
     def allow(self, memory: int) -> None:
-        """Memory in bytes and ``MAX_CPU_S`` of processor time, for the film that begins now."""
+        """Allow so many bytes of memory, and ``MAX_CPU_S`` from now, for the film that begins."""
         if self._resource is None:
             return
         usage = self._resource.getrusage(self._resource.RUSAGE_SELF)

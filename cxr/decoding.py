@@ -1,10 +1,10 @@
-"""Decoding in a cage: supervised processes of bounded memory and time, one film at a time in each.
+"""Decode films in supervised processes of bounded memory and time, one film at a time in each process.
 
-Two kept pools were looked at. loky has no deadline, and one dead process ends its whole pool. pebble has
-both, but it starts processes through ``multiprocessing``, which runs the main module in each (under
-Streamlit that is the page), and results come back as pickles, through which a codec that was taken over
-could run code in the server. Here raw pixels and a little JSON come back over pipes, without fork,
-semaphores or shared memory.
+Two well-kept libraries were considered. loky has no deadline, and one dead process ends its whole pool.
+pebble has deadlines and replaces dead processes, but it starts them through ``multiprocessing``, which
+runs the main module in each (under Streamlit this is the page), and it returns results as pickles,
+through which a compromised codec could run code in the server. Here raw pixels and a little JSON come
+back over pipes, without fork, semaphores or shared memory.
 """
 
 from __future__ import annotations
@@ -27,41 +27,43 @@ import numpy as np
 from cxr.decoder import receive, send
 from cxr.errors import MAX_PIXELS, InvalidImageError
 
-WORKERS = 2  # films decoded at once by default: the memory of a server bounds them
-DEADLINE_S = 18.0  # of wall time, for one film
+WORKERS = 2  # films decoded at once by default; the memory of a server limits them
+DEADLINE_S = 18.0  # wall time for one film
 TICK_S = 0.25
 MAX_ANSWER_BYTES = 2**16
-PIPE_BYTES = 2**20  # the most that Linux gives to everybody
-INHERITED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT")  # of the environment: no secrets
+PIPE_BYTES = 2**20  # the most that Linux gives to unprivileged users
+INHERITED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT")  # variables that hold no secrets
 SETTINGS = {
     "OPENBLAS_NUM_THREADS": "1",  # threads take address space
     "MALLOC_ARENA_MAX": "1",
-    # the memory of common films is reused (fresh pages double the time), that of large ones goes back
+    # memory of common films is reused (fresh pages double the time), memory of large films is returned
     "MALLOC_MMAP_THRESHOLD_": str(16 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20),
 }
 TOO_MUCH = "a film that is damaged, or took more memory or time than a film may"
+NO_PROCESS = "a film that cannot be decoded now, because this machine cannot start another process"
 
 
 class DecoderPool:
     """Processes that decode. They start with the first film and are replaced when they end. Thread-safe.
 
     Args:
-        workers: films decoded at once, 1 or more; of the large ones (``decoder.SMALL_PIXELS``), one.
+        workers: films decoded at once, 1 or more. Only one of them may be large (above
+            ``decoder.SMALL_PIXELS``).
     """
 
     def __init__(self, workers: int = WORKERS) -> None:
         self._threads = concurrent.futures.ThreadPoolExecutor(workers, "decoding")
-        self._room = threading.Semaphore()  # for one large film
+        self._large_film = threading.Lock()  # held by the one large film that is decoded
+        self._lock = threading.Lock()  # protects the attributes below
         self._tickets = itertools.count()
-        self._lock = threading.Lock()  # for what follows
         self._idle: list[_Worker] = []
         self._waiting: set[int] = set()
         self._running: dict[int, _Worker] = {}
 
     def start(self) -> None:
         """Start a process now, so that the first film does not wait for it."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # the first film tries again
             if not self._idle and not self._running:
                 self._idle.append(_Worker())
 
@@ -73,7 +75,7 @@ class DecoderPool:
         Args:
             data: the file.
             on_wait: called in this thread about four times a second with the number of films that wait
-                before this one. An exception that it raises ends the decoding, and is raised here.
+                before this one. If it raises, decoding ends, and the exception is raised here.
 
         Returns:
             Pixels, uint8 (H, W); and notes.
@@ -81,10 +83,10 @@ class DecoderPool:
         Raises:
             InvalidImageError: if the file cannot be read within the bounds.
         """
-        ticket = next(self._tickets)
-        with self._lock:
+        with self._lock:  # tickets are in the order of the queue
+            ticket = next(self._tickets)
+            future = self._threads.submit(self._run, ticket, data)
             self._waiting.add(ticket)
-        future = self._threads.submit(self._run, ticket, data)
         try:
             while on_wait and concurrent.futures.wait([future], TICK_S).not_done:
                 with self._lock:
@@ -96,10 +98,11 @@ class DecoderPool:
             raise
 
     def close(self) -> None:
-        """End the processes when their films are done."""
+        """Finish the films that were given, and end the processes. The pool takes no film after this."""
         self._threads.shutdown()
         for worker in self._idle:
             worker.close()
+        self._idle.clear()
 
     def _cancel(self, ticket: int) -> None:
         with self._lock:
@@ -109,15 +112,19 @@ class DecoderPool:
 
     def _run(self, ticket: int, data: bytes) -> tuple[np.ndarray, tuple[str, ...]] | None:
         with self._lock:
-            if ticket not in self._waiting:  # nobody waits for it any more
+            if ticket not in self._waiting:  # cancelled
                 return None
             self._waiting.remove(ticket)
-            worker = self._running[ticket] = self._take()
+            worker = self._running[ticket] = self._take_worker()
         try:
             return self._decode(worker, data)
-        except _WorkerEndedError:
-            worker.kill()
-            raise InvalidImageError(TOO_MUCH) from None
+        except InvalidImageError:  # an answer like any other
+            raise
+        except BaseException as error:
+            worker.kill()  # what is left in its pipes must not be taken for the answer to the next film
+            if isinstance(error, _WorkerEndedError):
+                raise InvalidImageError(TOO_MUCH) from None
+            raise
         finally:
             with self._lock:
                 del self._running[ticket]
@@ -126,21 +133,24 @@ class DecoderPool:
                 else:
                     worker.close()
 
-    def _take(self) -> _Worker:
+    def _take_worker(self) -> _Worker:
         while self._idle:
             worker = self._idle.pop()
             if worker.is_alive():
                 return worker
             worker.close()
-        return _Worker()
+        try:
+            return _Worker()
+        except OSError as error:
+            raise InvalidImageError(NO_PROCESS) from error
 
     def _decode(self, worker: _Worker, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
         start = time.monotonic()
         with _kill_after(worker, DEADLINE_S):
             answer = worker.ask(data)
-        if answer is None:
+        if answer is None:  # a large film; the time that it waits for another does not count
             left_s = DEADLINE_S - (time.monotonic() - start)
-            with self._room, _kill_after(worker, left_s):
+            with self._large_film, _kill_after(worker, left_s):
                 answer = worker.ask(b"")
         if answer is None:
             raise _WorkerEndedError
@@ -148,7 +158,7 @@ class DecoderPool:
 
 
 class _WorkerEndedError(Exception):
-    """The process has ended in the middle of a film, or answered nonsense."""
+    """The process has ended while it decoded a film, or its answer cannot be understood."""
 
 
 class _Worker:
@@ -162,7 +172,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what a codec prints may quote a header
             env=inherited | SETTINGS,
-            start_new_session=True,  # Ctrl-C is for the one who started us
+            start_new_session=True,  # Ctrl-C ends the parent, which ends this process
         )
         with contextlib.suppress(ImportError, AttributeError, OSError):
             import fcntl
@@ -171,34 +181,42 @@ class _Worker:
                 fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def ask(self, data: bytes) -> tuple[np.ndarray, tuple[str, ...]] | None:
-        """Send a file, or nothing where the process has asked for room. Returns what it has read, or
-        None if it asks for room."""
+        """Send a file, or an empty message after the process has asked for room to decode a large film.
+
+        Returns:
+            Pixels, uint8 (H, W), and notes; or None if the process asks for room.
+
+        Raises:
+            InvalidImageError: if the process refuses the file. It can take the next one.
+            _WorkerEndedError: if the process has ended, or its answer cannot be understood.
+        """
         try:
             send(self._process.stdin, data)
             answer = json.loads(receive(self._process.stdout, MAX_ANSWER_BYTES) or b"")
             if "asks" in answer:
                 return None
             if "refused" not in answer:
+                height, width = answer["shape"]
                 pixels = np.frombuffer(receive(self._process.stdout, MAX_PIXELS), np.uint8)
-                return pixels.reshape(answer["shape"]), tuple(answer["notes"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+                return pixels.reshape(height, width), tuple(map(str, answer["notes"]))
+        except Exception as error:  # of pipes, of memory, and of what a compromised codec may send
             raise _WorkerEndedError from error
-        raise InvalidImageError(answer["refused"])
+        raise InvalidImageError(str(answer["refused"]))
 
     def is_alive(self) -> bool:
         """Whether it can take another film."""
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """End the process, whatever it is doing."""
         self._process.kill()
         self._process.wait()
 
     def close(self) -> None:
-        """End it, and close the pipes; no other thread may be reading them."""
+        """End the process and close its pipes, which no other thread may be using."""
         self.kill()
         for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # what was not written is lost
+            with contextlib.suppress(OSError):  # closing would write what is still buffered
                 stream.close()
 
 
@@ -210,7 +228,7 @@ def _kill_after(worker: _Worker, seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-        timer.join()  # it may be killing at this moment
+        timer.join()  # it may just be killing the process
 
 
 _shared: DecoderPool | None = None
@@ -218,23 +236,22 @@ _share_lock = threading.Lock()
 
 
 def shared_pool() -> DecoderPool:
-    """The pool of this process."""
+    """The pool that all of this process shares, because memory limits the films decoded at once."""
+    global _shared  # noqa: PLW0603
     with _share_lock:
-        return _shared or _share(DecoderPool())
+        if _shared is None:
+            _shared = DecoderPool()
+        return _shared
 
 
 def share_pool(workers: int) -> DecoderPool:
-    """Let this process decode ``workers`` films at once, 1 or more. Returns its new pool."""
+    """Replace the shared pool by one that decodes ``workers`` films at once, 1 or more. Returns it."""
+    global _shared  # noqa: PLW0603
     with _share_lock:
         if _shared:
             _shared.close()
-        return _share(DecoderPool(workers))
-
-
-def _share(pool: DecoderPool | None) -> DecoderPool | None:
-    global _shared  # noqa: PLW0603 - one limit for all that runs in this process
-    _shared = pool
-    return pool
+        _shared = DecoderPool(workers)
+        return _shared
 
 
 @atexit.register
@@ -243,5 +260,11 @@ def _close_shared() -> None:
         _shared.close()
 
 
+def _forget_shared() -> None:
+    """For a forked child: it has neither the pool's threads nor the thread that may hold the lock."""
+    global _shared, _share_lock
+    _shared, _share_lock = None, threading.Lock()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _share(None))  # its threads are not in a child
+    os.register_at_fork(after_in_child=_forget_shared)

@@ -1,4 +1,4 @@
-"""DICOM radiographs to gray pixels. Patient data is not read: only the tags named here are parsed."""
+"""Decode DICOM radiographs. Patient data is not read, as only the tags named here are parsed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from cxr.errors import MAX_BYTES, InvalidImageError
 from cxr.pixels import check_size, to_gray
 
 MODALITIES = {"CR": "computed radiography", "DX": "digital radiography", "RG": "film"}
-LATERAL_VIEWS = ("L", "R", "LL", "RL", "LLD", "RLD")  # and all that begins with "lat"
-ENCODINGS = {  # is implicit, is little endian: the syntax of a file that does not name it
+LATERAL_VIEWS = ("L", "R", "LL", "RL", "LLD", "RLD")  # and all words that begin with "lat"
+ENCODINGS = {  # (is implicit, is little endian) to the syntax of a file that does not name it
     (True, True): ImplicitVRLittleEndian,
     (False, True): ExplicitVRLittleEndian,
     (False, False): ExplicitVRBigEndian,
@@ -70,12 +70,12 @@ TAGS = (
     "LUTData",
     "PixelData",
 )
-MAX_VALUE_BYTES = 2**18  # of a header's element; a lookup table of 16 bits takes half of it
-MAX_READS = 100_000  # of a header; a film's takes a few hundred
+MAX_VALUE_BYTES = 2**18  # of an element in the header; a lookup table of 16 bits takes half of it
+MAX_READS = 100_000  # for a header; that of a film takes a few hundred
 
 
 class _BoundedReads(io.BytesIO):
-    """A file whose reader gives up on a header of millions of elements."""
+    """A file that stops its reader in a header of millions of elements."""
 
     reads = 0
 
@@ -89,20 +89,20 @@ class _BoundedReads(io.BytesIO):
 def read_dicom(
     data: bytes, admit: Callable[[int, int], None] = check_size
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Decode a single-frame radiograph as it is meant to be seen.
+    """Decode a single-frame radiograph as it is meant to be displayed.
 
-    The modality LUT or rescale, then the first VOI LUT or window, then MONOCHROME1 inverted (DICOM
-    PS3.3 C.7.6.3, C.11.1, C.11.2). Deep gray is scaled to 8 bits as ``read_image`` says.
+    The modality LUT or rescale is applied, then the first VOI LUT or window, and MONOCHROME1 is inverted
+    (DICOM PS3.3 C.7.6.3, C.11.1, C.11.2). Deep gray is scaled to 8 bits as ``read_film`` says.
 
     Args:
         data: the file.
         admit: as in ``decode_film``.
 
     Returns:
-        Pixels, uint8 (H, W), 0 black .. 255 white; and sentences on what a viewer should know.
+        Pixels, uint8 (H, W), 0 black .. 255 white; and sentences that a viewer should know.
 
     Raises:
-        InvalidImageError: if it is no radiograph, too large, or cannot be decoded.
+        InvalidImageError: if the file is not a radiograph, is too large, or cannot be decoded.
     """
     with _keep_quiet():
         return _read(data, admit)
@@ -111,7 +111,7 @@ def read_dicom(
 def _read(data: bytes, admit: Callable[[int, int], None]) -> tuple[np.ndarray, tuple[str, ...]]:
     dataset = pydicom.dcmread(_BoundedReads(_inflate(data)), force=True, specific_tags=list(TAGS))
     _check_lengths(dataset)
-    if "TransferSyntaxUID" not in dataset.file_meta:  # cut off with the preamble
+    if "TransferSyntaxUID" not in dataset.file_meta:  # it was cut off with the preamble
         dataset.file_meta.TransferSyntaxUID = ENCODINGS[dataset.original_encoding]
     _check_kind(dataset)
     _check_samples(dataset)
@@ -137,7 +137,7 @@ def _read(data: bytes, admit: Callable[[int, int], None]) -> tuple[np.ndarray, t
 
 @contextlib.contextmanager
 def _keep_quiet() -> Iterator[None]:
-    """Neither log nor warnings of pydicom: both quote values, and a value may be a patient's name."""
+    """Suppress pydicom's log and warnings: they quote values, and a value may be a patient's name."""
     logger = logging.getLogger("pydicom")
     was_disabled, logger.disabled = logger.disabled, True
     try:
@@ -149,7 +149,7 @@ def _keep_quiet() -> Iterator[None]:
 
 
 def _inflate(data: bytes) -> bytes:
-    """The data set of a deflated file, without what stands before it; any other file as it is."""
+    """Inflate the data set of a deflated file, without its preamble; return any other file unchanged."""
     stream = _BoundedReads(data)
     read_preamble(stream, force=True)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
@@ -165,11 +165,11 @@ def _inflate(data: bytes) -> bytes:
 
 
 def _read_plain(dataset: Dataset, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
-    """Pixels that are not compressed, (H, W) or (H, W, 3)."""
+    """Read pixels that are not compressed, (H, W) or (H, W, 3)."""
     rows, columns, samples = shape
     is_little, data = dataset.original_encoding[1], dataset.PixelData
     if dtype.itemsize == 1 and not is_little and dataset["PixelData"].VR == "OW":
-        data = np.frombuffer(data, np.uint16).byteswap()  # two pixels a word, the first in its low byte
+        data = np.frombuffer(data, np.uint16).byteswap()  # the low byte is the first of two pixels
     is_halved = dataset.PhotometricInterpretation == "YBR_FULL_422"  # two pixels share a color
     count = math.prod(shape) * (2 if is_halved else 3) // 3 if samples == 3 else rows * columns
     if memoryview(data).nbytes < count * dtype.itemsize:
@@ -188,14 +188,14 @@ def _read_plain(dataset: Dataset, shape: tuple[int, int, int], dtype: np.dtype) 
 
 
 def _reduce_color(pixels: np.ndarray, interpretation: str) -> np.ndarray:
-    """Luma, uint8 (H, W), of uint8 (H, W, 3); of JPEG 2000, the decoder has already made RGB."""
+    """Luma, uint8 (H, W), of uint8 (H, W, 3). Pixels of JPEG 2000 are already RGB."""
     if interpretation.startswith("YBR_FULL"):
         return np.ascontiguousarray(pixels[..., 0])
     return to_gray(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
 def _check_lengths(dataset: Dataset) -> None:
-    """Refuse values of a length that no film has: they are parsed into lists of any size."""
+    """Refuse values longer than any in a film, since they would be parsed into lists of any size."""
     for tag in dataset.keys() - {Tag("PixelData")}:
         value = dataset.get_item(tag).value
         if isinstance(value, bytes) and len(value) > MAX_VALUE_BYTES:
@@ -203,7 +203,7 @@ def _check_lengths(dataset: Dataset) -> None:
 
 
 def _check_kind(dataset: Dataset) -> None:
-    """Refuse what is no frontal radiograph, or in a form that is not decoded, with the reason."""
+    """Refuse a file that is not a frontal radiograph, or has a form that is not decoded."""
     modality = _clean(dataset.get("Modality"))
     if modality and modality not in MODALITIES:
         raise InvalidImageError(f"a DICOM file of modality {modality}, which is no radiograph")
@@ -227,7 +227,7 @@ def _check_kind(dataset: Dataset) -> None:
 
 
 def _check_samples(dataset: Dataset) -> None:
-    """Refuse samples of another number or depth than is decoded."""
+    """Refuse samples whose number or depth is not decoded."""
     interpretation, samples = dataset.PhotometricInterpretation, dataset.SamplesPerPixel
     if samples != (1 if interpretation in GRAY else 3):
         raise InvalidImageError(f"a DICOM film of {samples} samples per pixel in {interpretation}")
@@ -242,11 +242,11 @@ def _check_samples(dataset: Dataset) -> None:
 
 
 def _get_view(dataset: Dataset) -> str:
-    """The view by its position or, where none is given, by the meaning of its code."""
+    """The view position or, if there is none, the meaning of the view code."""
     codes = dataset.get("ViewCodeSequence")
     return _clean(dataset.get("ViewPosition")) or _clean(codes[0].get("CodeMeaning") if codes else "")
 
 
 def _clean(value: object) -> str:
-    """A header's text, fit for a sentence: no more than a code."""
+    """Keep the characters of a code, so that a header's text can be quoted in a sentence."""
     return re.sub(r"[^A-Za-z0-9_ ()-]", "", str(value or ""))[:48]

@@ -1,7 +1,7 @@
-"""Samples of a DICOM film to what is meant to be seen.
+"""Turn the samples of a DICOM film into the gray levels that are meant to be displayed.
 
-All of it but the place of padding is a function of a sample: it is worked out once for each of the 256 or
-65,536 words that there are, and looked up for the pixels.
+Apart from the position of padding, a gray level depends on nothing but the sample. So it is computed once
+for each of the 256 or 65,536 possible words, and looked up for the pixels.
 """
 
 from __future__ import annotations
@@ -16,12 +16,8 @@ from cxr.errors import InvalidImageError
 from cxr.pixels import PERCENTILE_SAMPLE, ROWS_PER_BAND, check_size, choose_range, look_up
 
 BLACK = 0
-WORDS = 2**16  # padding is given as a word of 16 bits, often of the other signedness
-LEAST_WIDTH = {
-    "LINEAR": 1.0,
-    "LINEAR_EXACT": 0.0,
-    "SIGMOID": 0.0,
-}  # of a window; LINEAR alone may be just so wide
+WORDS = 2**16  # padding is given as a word of 16 bits, often with the wrong signedness
+LEAST_WIDTH = {"LINEAR": 1.0, "LINEAR_EXACT": 0.0, "SIGMOID": 0.0}  # of a window; only LINEAR includes it
 
 
 def show_gray(words: np.ndarray, dataset: Dataset, precision: int) -> np.ndarray:
@@ -30,12 +26,12 @@ def show_gray(words: np.ndarray, dataset: Dataset, precision: int) -> np.ndarray
     DICOM PS3.3 C.7.5.1.1.2, C.7.6.3.1.2, C.11.1 and C.11.2.
 
     Args:
-        words: uint8 or uint16 (H, W), the bits of each sample as they are stored.
+        words: uint8 or uint16 (H, W), the stored bits of each sample.
         dataset: the header.
-        precision: bits per sample that the compressed image has; those of a word if it is not compressed.
+        precision: bits per sample of the compressed image, or bits per word if it is not compressed.
 
     Returns:
-        uint8 (H', W'), 0 black .. 255 white, without the rows and columns of padding that frame the film.
+        uint8 (H', W'), 0 black .. 255 white, without the rows and columns of padding around the film.
 
     Raises:
         InvalidImageError: if a lookup table is cut off, or padding leaves too little of the film.
@@ -55,7 +51,7 @@ def show_gray(words: np.ndarray, dataset: Dataset, precision: int) -> np.ndarray
 
 
 def get_number(dataset: Dataset, name: str) -> float | None:
-    """The first value of a numeric element; none where it is absent, empty or not finite."""
+    """The first value of a numeric element; None if it is absent, empty or not finite."""
     try:
         value = dataset.get(name)
         number = float(value[0] if isinstance(value, MultiValue) else value)
@@ -65,11 +61,11 @@ def get_number(dataset: Dataset, name: str) -> float | None:
 
 
 def _read_samples(words: np.ndarray, dataset: Dataset, precision: int) -> np.ndarray:
-    """What each word means: uint8, or int32 where a sample is signed or has not 8 bits."""
+    """The sample that each word stands for: int32, or uint8 for unsigned samples of 8 bits."""
     bits, top = dataset.BitsStored, int(get_number(dataset, "HighBit") or 0) + 1
-    shift = top - bits if bits <= top <= precision else 0  # a codestream may hold its bits lower
+    shift = top - bits if bits <= top <= precision else 0  # a codestream may store its bits lower
     if dataset.PixelRepresentation == 1:
-        bits = min(bits, precision)  # where the sign is; unsigned samples may exceed what a JPEG says
+        bits = min(bits, precision)  # has the sign; unsigned samples may exceed the precision
     samples = words.astype(np.int32) >> shift & (1 << bits) - 1
     if dataset.PixelRepresentation == 1:
         return samples - (samples >> (bits - 1) << bits)
@@ -84,16 +80,16 @@ def _find_padding(words: np.ndarray, samples: np.ndarray, dataset: Dataset) -> n
     least = -WORDS // 2 if dataset.PixelRepresentation == 1 else 0
     ends = [(int(end) - least) % WORDS + least for end in ends if end is not None]
     low, high = min(ends), max(ends)
-    if not samples.min() <= low <= high <= samples.max():  # padding of more bits than samples have
+    if not samples.min() <= low <= high <= samples.max():  # padding may have more bits than samples
         samples = words.view(f"i{words.itemsize}") if least else words
     return (low <= samples) & (samples <= high)
 
 
 def _take_padding_off(words: np.ndarray, is_padding: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """The film without the rows and columns that are all padding; and where padding is left around it.
+    """Crop rows and columns that are only padding, and find the padding that is left around the film.
 
-    Saturated parts of the film may have the value of padding and must not become holes: only what a
-    straight line of padding joins with the border is outside of the film.
+    Saturated parts of the film may have the value of padding and must not become holes. So a pixel is
+    outside of the film only if a straight line of padding connects it with the border.
     """
     if not is_padding.any():
         return words, None
@@ -112,12 +108,12 @@ def _take_padding_off(words: np.ndarray, is_padding: np.ndarray) -> tuple[np.nda
 
 
 def _scale(values: np.ndarray, words: np.ndarray, is_padding: np.ndarray) -> np.ndarray:
-    """The gray level of each word, uint8, as ``read_image`` says, from those that the film has."""
+    """The gray level of each word, uint8, on the scale of ``read_film`` for the words in the film."""
     is_present = np.zeros(len(values), bool)
     for top in range(0, len(words), ROWS_PER_BAND):
         is_present[words[top : top + ROWS_PER_BAND]] = True
     is_counted = is_present & ~is_padding
-    if not is_counted.any():  # the padding's value is all that there is, so it is no padding
+    if not is_counted.any():  # there is only the value of padding, so it is not padding
         is_counted = is_present
     step = math.ceil(math.sqrt(words.size / PERCENTILE_SAMPLE))
     sample = words[::step, ::step]
@@ -138,7 +134,7 @@ def _apply_modality(values: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 
 def _apply_voi(values: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """The first VOI LUT or, without one, the first window; neither where they are not valid."""
+    """Apply the first VOI LUT or else the first window, if it is valid."""
     if dataset.get("VOILUTSequence"):
         table = dataset.VOILUTSequence[0]
         if table.get("LUTDescriptor") and table.get("LUTData"):
@@ -156,7 +152,7 @@ def _apply_voi(values: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 
 def _apply_table(values: np.ndarray, table: Dataset, dataset: Dataset) -> np.ndarray:
-    """Through a lookup table; values beyond its ends get its first or last entry."""
+    """Apply a lookup table; values beyond its ends get its first or last entry."""
     length, first, bits = (int(value) for value in table.LUTDescriptor)
     length, entries = length or WORDS, table.LUTData
     if isinstance(entries, bytes):

@@ -1,4 +1,4 @@
-"""What is accepted, and the errors that say so."""
+"""Limits on the files that are accepted, and the errors that name them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ACCEPTED = (
 
 
 class InvalidImageError(ValueError):
-    """The file is not an image that can be scored; the message says what came and what is accepted."""
+    """The image cannot be scored; the message says what was received and what is accepted."""
 
     def __init__(self, received: str) -> None:
         super().__init__(f"Received {received}; accepted is {ACCEPTED}.")
@@ -22,4 +22,4 @@ class InvalidImageError(ValueError):
 
 
 class InvalidModelError(ValueError):
-    """The model or its card cannot be used; the message says what came and what is accepted."""
+    """The model or its card cannot be used; the message says what was received and what is accepted."""

@@ -1,4 +1,4 @@
-"""Draw where the score came from."""
+"""Draw the evidence for a score over the film."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ INFERNO = np.frombuffer(
 def overlay_evidence(
     image: np.ndarray, evidence: np.ndarray, scale: float, opacity: float = 0.6
 ) -> np.ndarray:
-    """Lay the evidence for PNEUMONIA over the film.
+    """Blend the evidence for PNEUMONIA over the film.
 
     Args:
         image: uint8 (H, W), the film.
-        evidence: float32 (h, w), log-odds a cell, as in ``Prediction.evidence``.
-        scale: evidence that gets the full color, > 0; the card's ``evidence_scale``.
-        opacity: of the full color, 0..1.
+        evidence: float32 (h, w), log-odds per cell, as in ``Prediction.evidence``.
+        scale: the evidence that is drawn in full color, > 0; the card's ``evidence_scale``.
+        opacity: opacity of the full color, 0..1.
 
     Returns:
         uint8 (H, W, 3), RGB, not contiguous.
@@ -51,7 +51,7 @@ def overlay_evidence(
     levels = _quantize_evidence(evidence, scale, image.shape)
     alpha = np.arange(256)[:, np.newaxis] * (opacity / 255.0)
     gray = np.arange(256)[:, np.newaxis, np.newaxis]
-    blends = np.empty((256, 256, 4), np.uint8)  # every gray level under every level of evidence
+    blends = np.empty((256, 256, 4), np.uint8)  # for each gray level and each level of evidence
     blends[..., :3] = np.rint(gray * (1.0 - alpha) + INFERNO * alpha)
     index = (image.astype(np.uint16) << 8) | levels
     blended = np.take(blends.view(np.uint32).ravel(), index).view(np.uint8)
@@ -59,15 +59,15 @@ def overlay_evidence(
 
 
 def color_evidence(evidence: np.ndarray, scale: float, shape: tuple[int, int]) -> np.ndarray:
-    """The evidence for PNEUMONIA as a layer to lay over the film.
+    """Color the evidence for PNEUMONIA as a layer that can be drawn over the film.
 
     The map is upsampled bicubically and colored with inferno, which is perceptually uniform. The
-    scale is fixed, not the map's own maximum, so that two films compare and a NORMAL film stays
-    gray. Evidence against PNEUMONIA (negative) is not drawn.
+    scale is fixed and not the map's own maximum, so that two films can be compared and a NORMAL film
+    stays gray. Evidence against PNEUMONIA (negative) is not drawn.
 
     Args:
-        evidence: float32 (h, w), log-odds a cell.
-        scale: evidence that gets the full color, > 0.
+        evidence: float32 (h, w), log-odds per cell.
+        scale: the evidence that is drawn in full color, > 0.
         shape: height and width of the layer, px.
 
     Returns:
@@ -81,10 +81,10 @@ def color_evidence(evidence: np.ndarray, scale: float, shape: tuple[int, int]) -
 
 
 def _quantize_evidence(evidence: np.ndarray, scale: float, shape: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W) of the evidence upsampled: 0 for none or less, 255 for ``scale`` or more."""
+    """Upsample evidence to levels, uint8 (H, W): 0 for none or less, 255 for ``scale`` or more."""
     if scale <= 0:
         raise ValueError(f"received scale {scale}; accepted is > 0")
     height, width = shape
     cells = np.clip(np.nan_to_num(evidence * (255.0 / scale)), -1e6, 1e6).astype(np.float32)
     strength = Image.fromarray(cells + 0.5).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(strength.convert("L"))  # cuts off decimals, and clips to 0..255
+    return np.asarray(strength.convert("L"))  # truncates, and clips to 0..255

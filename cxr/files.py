@@ -1,4 +1,4 @@
-"""The files that a folder holds, as both commands list them."""
+"""List the files of a folder, in the same way for ``predict`` and ``bulk``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LINKED_FOLDER = "a link to a folder, which is not followed"
 
 
 def list_files(folder: Path) -> dict[Path, str | None]:
-    """What may be films in a folder and below it, by their names, in order.
+    """List the files in a folder and below it that may be films by their names, in order.
 
     Links to files are followed. Links to folders are not: they may lead out of the folder or in circles,
-    and would give films a second name, under which they would be scored again.
+    and give films a second name under which they would be scored again.
 
     Returns:
-        Paths that begin with ``folder``, and ``None``. A folder that was left out has the reason instead,
-        which completes "Received ...".
+        Paths that begin with ``folder``, each with ``None``. A folder that was skipped has the reason
+        instead, which completes "Received ...".
     """
     found: dict[Path, str | None] = {}
 
@@ -36,7 +36,10 @@ def list_files(folder: Path) -> dict[Path, str | None]:
 
 
 def is_film(path: Path) -> bool:
-    """By its extension; or DICOM without one, as archives write it. What cannot be read may be a film."""
+    """Whether a file is a film by its extension, or DICOM without extension, as archives write it.
+
+    A file that cannot be read counts as a film, so that it gets a row with the reason.
+    """
     if path.suffix:
         return path.suffix.lower() in EXTENSIONS
     try:
@@ -47,7 +50,7 @@ def is_film(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Also where the path may not be looked up, which ``Path.is_dir`` raises: it is none then."""
+    """Like ``Path.is_dir``, but False instead of an error if the path may not be looked up."""
     try:
         return path.is_dir()
     except OSError:
@@ -55,7 +58,7 @@ def is_folder(path: Path) -> bool:
 
 
 def _is_file(path: Path) -> bool:
-    """Not a pipe or a socket; where it cannot be known, opening the file will say why."""
+    """Whether it is not a pipe or socket; True if this is unknown, as opening it will give the reason."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:

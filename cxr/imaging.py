@@ -1,4 +1,4 @@
-"""The only way from a file to network pixels: decode, orient, one gray channel, resize, stretch."""
+"""The only way from a file to network pixels: decode, orient, reduce to gray, resize, stretch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ from PIL import Image, UnidentifiedImageError
 from cxr.decoding import shared_pool
 from cxr.errors import MAX_BYTES, MAX_PIXELS, InvalidImageError
 from cxr.pixels import check_size, samples_to_gray, to_gray
-from cxr.structure import STRIPS, TILES, check_scans, check_structure, read_tiff_directory
+from cxr.structure import (
+    STRIPS,
+    TILES,
+    check_scans,
+    check_structure,
+    is_webp,
+    read_tiff_directory,
+    read_webp_sizes,
+)
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom")
 STRETCH_PERCENTILES = (1.0, 99.0)
 ORIENTATION = 274  # EXIF tag
 BITS_PER_SAMPLE = 258  # TIFF tag
-DEEP_COLORS = ("RGB;16B", "RGBA;16B", "LA;16B")  # of a PNG, by Pillow's names
+DEEP_COLORS = ("RGB;16B", "RGBA;16B", "LA;16B")  # Pillow's names for PNG samples of 16 bits
 TURNS = {  # EXIF 2.32, 4.6.4 A
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -41,7 +49,7 @@ class Film:
 
     Attributes:
         pixels: uint8 (H, W), 0 black .. 255 white.
-        notes: sentences on what was left out or should be known; often none.
+        notes: sentences on what was ignored or what a viewer should know; often none.
     """
 
     pixels: np.ndarray
@@ -57,7 +65,7 @@ def read_image(
         uint8 (H, W), 0 black .. 255 white.
 
     Raises:
-        InvalidImageError: for everything that cannot be read, a missing path included.
+        InvalidImageError: if the file cannot be read, also if the path does not exist.
     """
     return read_film(file, on_wait).pixels
 
@@ -65,38 +73,39 @@ def read_image(
 def read_film(
     file: str | os.PathLike[str] | BinaryIO, on_wait: Callable[[int], None] | None = None
 ) -> Film:
-    """Decode an image or DICOM file, told by its content and not by its name.
+    """Decode an image or DICOM file. The format is detected from the content, not from the name.
 
     Sizes are checked on the header, before any pixel is decoded. Color is reduced with the ITU-R 601
-    luma weights; transparency is laid over black; the first frame of an animation is taken. Deeper
-    gray (16-bit, 32-bit, float) is scaled from its own minimum and maximum to 0..255, because files
-    of 10 or 12 significant bits in 16 are common and their full scale is not recorded; where a few
-    outliers, such as a burned-in marker, stretch that range to more than twice the one between the
-    0.1st and 99.9th percentile, from these percentiles. DICOM: see ``cxr.dicom.read_dicom``.
+    luma weights, transparency is composited over black, and of an animation the first frame is read.
+    Deeper gray (16-bit, 32-bit, float) is scaled from its own minimum and maximum to 0..255, because
+    files of 10 or 12 significant bits in 16 are common and do not record their full scale. If a few
+    outliers, such as a burned-in marker, make this range more than twice as wide as that between the
+    0.1st and the 99.9th percentile, these percentiles are used instead. For DICOM, see
+    ``cxr.dicom.read_dicom``.
 
     Args:
         file: a path, or a binary file object that is read from its current position.
-        on_wait: called while the film waits and is decoded: see ``DecoderPool.decode``.
+        on_wait: called while the film waits and is decoded, as ``DecoderPool.decode`` says.
 
     Raises:
-        InvalidImageError: for everything that cannot be read, a missing path included.
+        InvalidImageError: if the file cannot be read, also if the path does not exist.
     """
     return Film(*shared_pool().decode(_read_bytes(file), on_wait))
 
 
 def decode_film(data: bytes, admit: Callable[[int, int], None] = check_size) -> Film:
-    """What ``read_film`` does with a file's bytes, in this process and without its bounds.
+    """Decode a file as ``read_film`` does, but in this process, without limits on memory and time.
 
     Args:
         data: the file.
-        admit: called with width and height, px, before any pixel is decoded; raises what it refuses.
+        admit: called with width and height, px, before any pixel is decoded; it raises to refuse them.
 
     Raises:
-        InvalidImageError: for everything that cannot be read.
+        InvalidImageError: if the file cannot be read.
     """
     try:
         if is_dicom(data):
-            from cxr.dicom import read_dicom  # pydicom is heavy, and most films need none of it
+            from cxr.dicom import read_dicom  # pydicom is slow to import, and most films are not DICOM
 
             pixels, notes = read_dicom(data, admit)
         else:
@@ -115,11 +124,11 @@ def decode_film(data: bytes, admit: Callable[[int, int], None] = check_size) -> 
 
 
 def preprocess(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Gray pixels of any size to network pixels.
+    """Turn gray pixels of any size into network pixels.
 
-    One antialiased bilinear resize of the whole frame, squeezed to a square, then gray levels
+    The whole frame is resized to a square by antialiased bilinear interpolation. Then gray levels are
     stretched linearly so that the 1st percentile becomes 0 and the 99th 255. Percentiles are taken
-    after the resize: they then do not depend on the resolution of the source.
+    after the resize, so that they do not depend on the resolution of the source.
 
     Args:
         pixels: uint8 (H, W).
@@ -141,11 +150,16 @@ def preprocess(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def _read_picture(data: bytes, admit: Callable[[int, int], None]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """What Pillow decodes."""
+    """Decode a file that is not DICOM."""
     check_structure(data)
     notes = ()
+    sizes = read_webp_sizes(data) if is_webp(data) else ()
+    size = next(filter(None, sizes), None)
+    if size:  # to open a WebP takes the memory of two canvases
+        admit(*size)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        admit(*image.size)
+        if not size:
+            admit(*image.size)
         if _has_more(image, data):
             notes = ("The file holds several pictures; only the first is read.",)
         if image.info.get("compression") in ("jpeg", "tiff_jpeg"):
@@ -156,20 +170,23 @@ def _read_picture(data: bytes, admit: Callable[[int, int], None]) -> tuple[np.nd
             turn = image.getexif().get(ORIENTATION)
         else:
             image.load()
-            turn = image.getexif().get(ORIENTATION)  # by now Pillow has turned a TIFF itself
+            turn = image.getexif().get(ORIENTATION)  # only now: Pillow rotates a TIFF when it loads it
             pixels = to_gray(image)
     if decoder:
-        import imagecodecs  # for the process that decodes alone
+        import imagecodecs  # only the process that decodes needs it
 
         pixels = samples_to_gray(getattr(imagecodecs, decoder)(data))
-    if turn in TURNS:  # in gray, which takes a quarter of the memory
+    if turn in TURNS:  # after the reduction to gray, which takes a quarter of the memory
         pixels = np.asarray(Image.fromarray(pixels).transpose(TURNS[turn]))
     return pixels, notes
 
 
 def _find_decoder(image: Image.Image) -> str | None:
-    """The function of imagecodecs for what Pillow does worse. It takes the high byte of deep colors, and
-    needs six canvases for a still WebP. Pixels of the latter are the same."""
+    """The function of imagecodecs for images that Pillow decodes worse, or None.
+
+    Pillow keeps only the high byte of deep colors, and it needs six canvases for a still WebP, whose
+    pixels are the same with both.
+    """
     if image.format == "WEBP" and not image.is_animated:
         return "webp_decode"
     if image.format == "PNG" and image.tile[0].args in DEEP_COLORS:
@@ -179,7 +196,7 @@ def _find_decoder(image: Image.Image) -> str | None:
 
 
 def _has_more(image: Image.Image, data: bytes) -> bool:
-    """Whether a file has a second frame or page; to count the pages of a hostile TIFF takes minutes."""
+    """Whether a file has a second frame or page. Counting all pages of a hostile TIFF takes minutes."""
     if image.format == "TIFF":
         return read_tiff_directory(data)[1] != 0
     return getattr(image, "is_animated", False)
@@ -204,8 +221,11 @@ def _read_bytes(file: str | os.PathLike[str] | BinaryIO) -> bytes:
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether a file is DICOM by its content: its prefix, or, where the preamble was cut off, a first
-    element of group 2 or 8 in either byte order."""
+    """Whether the content of a file is DICOM.
+
+    It has the prefix; or, if the preamble was cut off, its first element is of group 2 or 8 in either
+    byte order.
+    """
     if data[128:132] == b"DICM":
         return True
     if len(data) < 132:
@@ -217,7 +237,7 @@ def is_dicom(data: bytes) -> bool:
 
 
 def _describe(data: bytes) -> str:
-    """The kind of a file that Pillow does not know, from its first bytes."""
+    """Name the kind of a file that Pillow does not know by its first bytes."""
     if data[:5] == b"%PDF-":
         return "a PDF document"
     if data[:2] == b"PK":

@@ -1,4 +1,4 @@
-"""Honest latency: repeated warm runs, by stage, several models interleaved."""
+"""Measure latency by repeated warm runs, by stage, with several models taking turns."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Latency:
 def measure_latency(
     classifiers: Sequence[Classifier], pixels: np.ndarray, repeats: int = 30, warmup: int = 3
 ) -> list[Latency]:
-    """Time each classifier on the same film, taking turns so that drift of the machine hits all alike.
+    """Time classifiers on the same film. They take turns, so that drift of the machine affects all.
 
     Args:
         classifiers: one or more.
         pixels: uint8 (H, W).
         repeats: timed runs of each, 1 or more.
-        warmup: runs of each before, not counted.
+        warmup: runs of each before these, which are not counted.
 
     Returns:
         A ``Latency`` for each classifier, in order.
@@ -63,7 +63,7 @@ def measure_latency(
 
 
 def cpu_name() -> str:
-    """The processor's model name, or its architecture where the system does not tell."""
+    """The model name of the processor, or its architecture if the system gives no name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""The card beside a .tflite file: what the model is, how to read its output, how it was measured."""
+"""The card of a .tflite file: what the model is, how to interpret its output, how it was measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORDS = {
 
 
 class Interval(TypedDict):
-    """A figure and its 95 % interval."""
+    """A figure with its 95 % interval."""
 
     value: Share
     low: Share
@@ -37,8 +37,11 @@ class Interval(TypedDict):
 
 
 class Metrics(TypedDict):
-    """What was measured on a set of films. ``brier`` and ``ece`` count every film once; in the balanced
-    ones both classes have the same weight, as the probability assumes."""
+    """Metrics on a set of films.
+
+    ``brier`` and ``ece`` give each film the same weight. The balanced metrics give both classes the same
+    weight, as the probability assumes.
+    """
 
     films: Count
     pneumonia: Count
@@ -65,7 +68,7 @@ class Splits(TypedDict):
     validation: Metrics
     corrupted: Metrics
     test: Metrics
-    external: NotRequired[Metrics]  # films of another hospital; provenance has their name
+    external: NotRequired[Metrics]  # films of another hospital, named in the provenance
 
 
 class OperatingPoints(TypedDict):
@@ -91,7 +94,7 @@ class Cause(TypedDict):
 
 
 class NoveltyStatistics(TypedDict):
-    """Of ``cxr.novelty``: limits, and arrays in base64."""
+    """The statistics of ``cxr.novelty``: limits, and arrays in base64."""
 
     usual: Positive
     unfamiliar: Positive
@@ -106,26 +109,26 @@ class NoveltyStatistics(TypedDict):
 class ModelCard:
     """``models/<name>.json``.
 
-    A probability is ``sigmoid(logit / temperature + offset)`` and the label is PNEUMONIA where it
-    reaches ``threshold``. Within ``uncertain`` it is not to be relied on: on validation patients a
-    stated share of the films with pneumonia lies below that band, and of the normal ones above it.
+    A probability is ``sigmoid(logit / temperature + offset)``, and the label is PNEUMONIA if it reaches
+    ``threshold``. A probability within ``uncertain`` is not reliable: on validation patients, a stated
+    share of the films with pneumonia lies below that band, and of the normal films above it.
     """
 
     name: str
     version: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+\.\d+$")]  # of the model, major.minor.patch
     variant: Annotated[str, msgspec.Meta(pattern="^(int8|float32)$")]
-    labels: tuple[str, str]  # below and at or above the threshold
+    labels: tuple[str, str]  # below the threshold, and at or above it
     input_size: Annotated[int, msgspec.Meta(ge=32, le=1024, multiple_of=32)]  # px
     temperature: Positive
     offset: float  # log-odds
     prevalence: Chance  # share of PNEUMONIA that the probability assumes
     threshold: Chance  # probability
-    uncertain: tuple[Share, Share]  # probabilities, lowest and highest of the band
-    cause: Cause | None  # null where the cause is not given
-    evidence_scale: Positive  # log-odds a cell that draws at full color
+    uncertain: tuple[Share, Share]  # lowest and highest probability of the band
+    cause: Cause | None  # null if the model gives no cause
+    evidence_scale: Positive  # log-odds per cell that are drawn in full color
     metrics: Splits
     operating_points: MeasuredPoints
-    novelty: NoveltyStatistics | None  # null where films are not screened
+    novelty: NoveltyStatistics | None  # null if films are not screened
     provenance: dict[str, Any]  # data and its digest, weights, training, its commit, export, packages
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # of the .tflite
     size_bytes: Count
@@ -135,8 +138,8 @@ class ModelCard:
         """Read a card.
 
         Raises:
-            InvalidModelError: if the file is missing, is no JSON object, has other fields, or a field
-                is not what it should be.
+            InvalidModelError: if the file is missing or not a JSON object, or if a field is missing,
+                unknown or invalid.
         """
         path = Path(path)
         try:
@@ -171,7 +174,7 @@ class ModelCard:
 
 
 def _describe(problem: str, values: Any) -> str:
-    """What msgspec found, for the sentence that begins "whose": field, what was received and accepted."""
+    """Say which field was received with what value, to continue a sentence after "whose"."""
     problem, _, path = problem.rstrip("`").partition(" - at `$.")
     for key in re.findall(r"\w+", path):
         values = values[int(key) if isinstance(values, list) else key]
@@ -182,7 +185,7 @@ def _describe(problem: str, values: Any) -> str:
 
 
 def _find_contradiction(card: ModelCard) -> str | None:
-    """What does not fit together in a card, for the sentence that begins "whose"."""
+    """Find fields that contradict each other, to continue a sentence after "whose"."""
     low, high = card.uncertain
     if low > high:
         return f"uncertain is {[low, high]}; accepted is two probabilities, the lower first"

@@ -1,4 +1,4 @@
-"""Decoded pixels of any kind to uint8 gray, and the sizes that are accepted."""
+"""Convert decoded pixels of any kind to uint8 gray, and check sizes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from cxr.errors import MAX_ASPECT, MAX_PIXELS, MIN_SIDE, InvalidImageError
 
 DEEP_PERCENTILES = (0.1, 99.9)
 MAX_OUTLIER_RANGE = 2.0
-PERCENTILE_SAMPLE = 2**20  # pixels, evenly spaced
-ROWS_PER_BAND = 256
-LUMA = np.array([19595, 38470, 7471], np.uint64)  # of 65536, as Pillow has them
-PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0: white is zero
+PERCENTILE_SAMPLE = 2**20  # evenly spaced pixels
+ROWS_PER_BAND = 32
+LUMA = np.array([19595, 38470, 7471], np.uint32)  # in 1/65536, the same as in Pillow
+PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0 means that white is zero
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise ``InvalidImageError`` for a picture, in px, that is too large, too small or a strip."""
+    """Raise ``InvalidImageError`` if a size in px is too large, too small or that of a strip."""
     if width * height > MAX_PIXELS:
         raise InvalidImageError(
             f"an image of {width}x{height} px ({width * height / 1e6:.0f} megapixels)"
@@ -28,11 +28,11 @@ def check_size(width: int, height: int) -> None:
 
 
 def to_gray(image: Image.Image) -> np.ndarray:
-    """A loaded picture of any mode as uint8 (H, W), as ``read_film`` says."""
+    """Convert a loaded image of any mode to uint8 (H, W), as ``read_film`` says."""
     if image.mode[0] in "IF":  # I, I;16, I;16B, F: deeper than 8 bits
         pixels = scale_to_uint8(np.asarray(image))
         tags = getattr(image, "tag_v2", {})
-        is_white_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts 8 bits only
+        is_white_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts only 8 bits
         return 255 - pixels if is_white_zero else pixels
     if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa"):
         image = _convert(image, "RGBA")
@@ -43,11 +43,11 @@ def to_gray(image: Image.Image) -> np.ndarray:
 
 
 def samples_to_gray(samples: np.ndarray) -> np.ndarray:
-    """Decoded samples to gray, as ``read_film`` says.
+    """Convert decoded samples to gray, as ``read_film`` says.
 
     Args:
-        samples: uint8 or uint16 (H, W) or (H, W, C), C of 1 to 4: gray, gray and alpha, RGB, RGB and
-            alpha; or (C, H, W), where the planes lie one after the other.
+        samples: uint8 or uint16 (H, W), (H, W, C) or, for separate planes, (C, H, W). C is 1 to 4: gray,
+            gray and alpha, RGB, or RGB and alpha.
 
     Returns:
         uint8 (H, W).
@@ -64,12 +64,15 @@ def samples_to_gray(samples: np.ndarray) -> np.ndarray:
 
 
 def _mix(samples: np.ndarray) -> np.ndarray:
-    """ITU-R 601 luma over black where there is alpha, (H, W) of the same dtype, a band at a time."""
+    """ITU-R 601 luma, composited over black if there is alpha: (H, W) of the same dtype, in bands."""
     channels, full = samples.shape[2], np.iinfo(samples.dtype).max
     gray = np.empty(samples.shape[:2], samples.dtype)
     for top in range(0, len(gray), ROWS_PER_BAND):
-        band = samples[top : top + ROWS_PER_BAND].astype(np.uint64)
-        mixed = band[..., 0] if channels == 2 else (band[..., :3] @ LUMA + 0x8000) >> 16
+        band = samples[top : top + ROWS_PER_BAND].astype(np.uint32)  # the largest sum just fits
+        mixed = band[..., 0]
+        if channels > 2:
+            red, green, blue = (band[..., i] * weight for i, weight in enumerate(LUMA))
+            mixed = (red + green + blue + 0x8000) >> 16
         if channels in (2, 4):
             mixed = (mixed * band[..., -1] + full // 2) // full
         gray[top : top + ROWS_PER_BAND] = mixed
@@ -77,12 +80,12 @@ def _mix(samples: np.ndarray) -> np.ndarray:
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """Without the copy that Pillow makes of an image that has the mode already."""
+    """Convert without the copy that Pillow makes of an image that already has the mode."""
     return image if image.mode == mode else image.convert(mode)
 
 
 def scale_to_uint8(deep: np.ndarray) -> np.ndarray:
-    """Scale as ``read_image`` says, a band of rows at a time: a large film must not cost gigabytes."""
+    """Scale as ``read_film`` says, in bands of rows, because a large film would take gigabytes."""
     step = max(deep.size // PERCENTILE_SAMPLE, 1)
     sample = deep.ravel()[::step].astype(np.float64)
     sample = sample[np.isfinite(sample)]
@@ -102,12 +105,12 @@ def scale_to_uint8(deep: np.ndarray) -> np.ndarray:
 
 
 def choose_range(sample: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """What becomes black and what white, as ``read_image`` says.
+    """Choose the values that become black and white, as ``read_film`` says.
 
     Args:
         sample: float64 (N,), finite values of about a million pixels.
         low: the least value of all pixels.
-        high: the greatest.
+        high: the greatest value of all pixels.
     """
     inner_low, inner_high = (float(value) for value in np.percentile(sample, DEEP_PERCENTILES))
     if inner_low < inner_high and high - low > MAX_OUTLIER_RANGE * (inner_high - inner_low):
@@ -116,7 +119,7 @@ def choose_range(sample: np.ndarray, low: float, high: float) -> tuple[float, fl
 
 
 def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """``table[indices]``, a band of rows at a time: NumPy makes 8 bytes of every index."""
+    """``table[indices]`` in bands of rows, because NumPy converts each index to 8 bytes."""
     values = np.empty(indices.shape, table.dtype)
     for top in range(0, len(indices), ROWS_PER_BAND):
         values[top : top + ROWS_PER_BAND] = table[indices[top : top + ROWS_PER_BAND]]

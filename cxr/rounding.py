@@ -1,4 +1,4 @@
-"""Numbers rounded so that what is read of them keeps their order."""
+"""Round numbers so that the order of what is shown is the order of the numbers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ MAX_DIGITS = 15  # of a float64
 
 
 def count_digits(value: float, *limits: float, least: int = 2) -> int:
-    """The decimals that a number needs beside others: as many as ``least``, and more only where rounded
-    numbers would be equal though the numbers themselves are not.
+    """The number of decimals that a number needs so that rounding does not change a comparison.
+
+    There are more than ``least`` only if rounded numbers would be equal although the numbers are not.
 
     Args:
         value: the number.
-        limits: those that it is compared with, a threshold for one.
-        least: decimals, 0 or more.
+        limits: the numbers that it is compared with, such as a threshold.
+        least: the least number of decimals, 0 or more.
     """
     for digits in range(least, MAX_DIGITS):
         shown = round(value, digits)
@@ -23,17 +24,26 @@ def count_digits(value: float, *limits: float, least: int = 2) -> int:
     return MAX_DIGITS
 
 
+def round_safely(value: float, *limits: float, digits: int) -> float:
+    """Round a number, unless this would change a comparison with a limit that is not rounded."""
+    rounded = round(value, digits)
+    is_same = all(
+        (rounded > limit, rounded < limit) == (value > limit, value < limit) for limit in limits
+    )
+    return rounded if is_same else value
+
+
 def format_number(value: float, *limits: float, least: int = 2) -> str:
-    """The number with the decimals of ``count_digits``."""
+    """Format a number with as many decimals as ``count_digits`` says."""
     return f"{value:.{count_digits(value, *limits, least=least)}f}"
 
 
 def format_probability(probability: float, *limits: float) -> str:
-    """Two decimals, more only beside a limit that is as close; and no claim of certainty at either end.
+    """Format with two decimals, or more if a limit is close, and claim no certainty near 0 and 1.
 
     Args:
         probability: 0..1.
-        limits: those that it is compared with, 0..1.
+        limits: the probabilities that it is compared with, 0..1.
     """
     upper, lower = max([0.99, *limits]), min([0.01, *limits])
     if probability > upper:

@@ -1,4 +1,4 @@
-"""A film's row: what the command line prints, bulk scoring writes and the page puts in its table."""
+"""The row of a film, which the command line prints, bulk scoring writes and the page shows in a table."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from cxr.classifier import Classifier
 from cxr.errors import InvalidImageError
 from cxr.imaging import read_image
+from cxr.rounding import round_safely
 
 COLUMNS = (
     "path",
@@ -29,6 +30,8 @@ COLUMNS = (
     "error",
 )
 
+DIGITS = 6  # decimals of a probability
+
 Row = dict[str, Any]
 _LOG = logging.getLogger("cxr")
 
@@ -39,10 +42,19 @@ def score_film(
     file: Path | BinaryIO,
     on_wait: Callable[[int], None] | None = None,
 ) -> tuple[Row, np.ndarray | None]:
-    """One film's row, ``name`` and what the model says, and its pixels, uint8 (H, W); where the file
-    cannot be scored, whatever is raised, the row has the error, and there are no pixels. ``latency_ms``
-    is wall time from file to prediction, less the time that the film waited for others at the model.
-    ``on_wait`` is as in ``read_film``."""
+    """Score a film.
+
+    Args:
+        classifier: the model.
+        name: the row's ``path``.
+        file: as ``read_film`` takes it.
+        on_wait: as ``read_film`` takes it.
+
+    Returns:
+        The row, and the pixels, uint8 (H, W). If the file cannot be scored, whatever is raised, the row
+        has the error and the pixels are None. ``latency_ms`` is wall time from file to prediction,
+        without the time that the film waited for the model.
+    """
     row: Row = dict.fromkeys(COLUMNS) | {"path": name}
     start = time.perf_counter()
     try:
@@ -51,24 +63,27 @@ def score_film(
         prediction = classifier.predict(pixels)
     except Exception as error:  # one film must not stop the others
         return fail_film(name, error), None
-    viral = prediction.viral_probability
+    probability, viral = prediction.probability, prediction.viral_probability
+    card = classifier.card
     row |= {
         "label": prediction.label,
-        "probability": round(prediction.probability, 6),
-        "threshold": classifier.card.threshold,
+        "probability": round_safely(probability, card.threshold, *card.uncertain, digits=DIGITS),
+        "threshold": card.threshold,
         "uncertain": prediction.uncertain,
-        "viral_probability": viral if viral is None else round(viral, 6),
+        "viral_probability": viral if viral is None else round(viral, DIGITS),
         "novelty": prediction.novelty if prediction.novelty is None else round(prediction.novelty, 4),
         "screening": prediction.screening,
-        "inverted": prediction.inverted,
+        "inverted": prediction.looks_inverted,
         "latency_ms": round(decode_ms + sum(prediction.latency_ms.values()), 3),
     }
     return row, pixels
 
 
 def fail_film(name: str, error: Exception) -> Row:
-    """The row of a film that could not be scored. What is not expected is logged by its type alone:
-    its text may quote a DICOM header."""
+    """The row of a film that could not be scored.
+
+    Of unexpected errors only the type is logged, because their text may quote a DICOM header.
+    """
     if isinstance(error, OSError) and error.errno:
         error = InvalidImageError(f"a path that cannot be read ({os.strerror(error.errno)})")
     elif not isinstance(error, InvalidImageError):

@@ -1,6 +1,6 @@
-"""Cheap limits on how an encoded picture is built, checked before a decoder sees it.
+"""Cheap limits on the structure of an encoded image, which are checked before a decoder reads it.
 
-They give a hostile file its reason early. What they let pass is still bounded: see ``cxr.decoding``.
+They refuse a hostile file early and with a reason. ``cxr.decoding`` limits the files that pass.
 """
 
 from __future__ import annotations
@@ -9,41 +9,41 @@ import struct
 
 from cxr.errors import InvalidImageError
 
-MAX_SCANS = 100  # of a JPEG; each is a pass over all pixels
-MAX_SEGMENTS = 1000  # before a JPEG's first scan, or of a WebP; writers need a few dozen
-MAX_CHUNKS = 100_000  # of a PNG; writers put 8 kB of data or more into each
+MAX_SCANS = 100  # in a JPEG; each is a pass over all pixels
+MAX_SEGMENTS = 1000  # before the first scan of a JPEG, or in a WebP; encoders need a few dozen
+MAX_CHUNKS = 100_000  # in a PNG; encoders put 8 kB of data or more into each
 MAX_METADATA_BYTES = 4 * 2**20  # color profiles take up to 2 MB, previews less
-MAX_VALUES = 100_000  # of a TIFF's tag: offsets of strips and tiles, a color map
-MAX_TILE_RATIO = 4  # of a TIFF's tile to its picture
-SMALL_TILE_PIXELS = 2**20  # tiles up to here may be larger than a small picture
+MAX_VALUES = 100_000  # in a tag of a TIFF, such as offsets of strips and tiles or a color map
+MAX_TILE_RATIO = 4  # size of a tile of a TIFF to that of its image
+SMALL_TILE_PIXELS = 2**20  # tiles up to this size may be larger than a small image
 
 JPEG_START, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0")
 BIG_TIFF_STARTS = (b"II+\0", b"MM\0+")
-BYTE_TYPES = (1, 2, 6, 7)  # of a TIFF's values
+BYTE_TYPES = (1, 2, 6, 7)  # of values in a TIFF
 SHORT_TYPE = 3
 WIDTH, HEIGHT, STRIPS, TILE_WIDTH, TILE_HEIGHT, TILES = 256, 257, 273, 322, 323, 324
 
 
 def check_structure(data: bytes) -> None:
-    """Raise ``InvalidImageError`` for a JPEG, PNG, TIFF or WebP that is built to exhaust its decoder."""
+    """Raise ``InvalidImageError`` for a JPEG, PNG, TIFF or WebP that would exhaust its decoder."""
     if data.startswith(JPEG_START):
         _check_jpeg(data)
     elif data.startswith(PNG_START):
         _check_png(data)
     elif data.startswith(TIFF_STARTS + BIG_TIFF_STARTS):
         _check_tiff(data)
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    elif is_webp(data):
         _check_webp(data)
 
 
 def check_scans(data: bytes, parts: int = 0) -> None:
-    """Raise ``InvalidImageError`` for a JPEG of so many scans that a small one would decode for hours.
+    """Raise ``InvalidImageError`` for a JPEG of too many scans: a small one could decode for hours.
 
     Args:
         data: a JPEG, or a TIFF that holds JPEGs.
-        parts: strips or tiles of a TIFF, each of which has scans of its own.
+        parts: strips or tiles of a TIFF, each of which has its own scans.
     """
     scans = data.count(JPEG_SCAN)
     if scans > MAX_SCANS + parts:
@@ -51,11 +51,11 @@ def check_scans(data: bytes, parts: int = 0) -> None:
 
 
 def read_tiff_directory(data: bytes) -> tuple[dict[int, tuple[int, int, int]], int]:
-    """The first directory of a TIFF or BigTIFF (TIFF 6.0, section 2), as far as it is whole.
+    """Read the first directory of a TIFF or BigTIFF (TIFF 6.0, section 2), as far as it is complete.
 
     Returns:
-        Type, number of values, and value (of one integer) of each tag; and where the next directory
-        begins, 0 for none.
+        Type, number of values, and value (if it is one integer) of each tag; and the offset of the next
+        directory, or 0 if there is none.
     """
     order = "<" if data[:1] == b"I" else ">"
     is_big = data[:4] in BIG_TIFF_STARTS
@@ -70,7 +70,7 @@ def read_tiff_directory(data: bytes) -> tuple[dict[int, tuple[int, int, int]], i
             tag, kind, count = struct.unpack_from(order + entry, data, at)
             integer = "H" if kind == SHORT_TYPE else offset
             (value,) = struct.unpack_from(order + integer, data, at + value_at)
-            if tag in tags:  # each would be read
+            if tag in tags:  # a decoder would read each
                 raise InvalidImageError(f"a TIFF that has the tag {tag} twice")
             tags[tag] = kind, count, value
             at += entry_bytes
@@ -80,8 +80,39 @@ def read_tiff_directory(data: bytes) -> tuple[dict[int, tuple[int, int, int]], i
     return tags, following
 
 
+def read_webp_sizes(data: bytes) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Width and height, px, of a WebP's canvas and of its first picture (RFC 9649, section 2); None for
+    what it does not have.
+
+    Raises:
+        InvalidImageError: if the first picture comes after far too much else.
+    """
+    canvas, at = None, 12
+    for _ in range(MAX_SEGMENTS):
+        if at + 24 > len(data):
+            return canvas, None
+        name, length = struct.unpack_from("<4sI", data, at)
+        if name == b"VP8X":
+            canvas = _read_sides(data, at + 12)
+        elif name == b"ANMF":
+            return canvas, _read_sides(data, at + 14)
+        elif name == b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, at + 14)
+            return canvas, (width & 0x3FFF, height & 0x3FFF)
+        elif name == b"VP8L":
+            (bits,) = struct.unpack_from("<I", data, at + 9)
+            return canvas, ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+        at += 8 + length + length % 2
+    raise InvalidImageError("a WebP with far too much before its picture")
+
+
+def is_webp(data: bytes) -> bool:
+    """Whether a file is a WebP by how it begins."""
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
 def _check_jpeg(data: bytes) -> None:
-    """Segments before the first scan (T.81, B.1.1.4): Pillow reads them one by one."""
+    """Limit the segments before the first scan (T.81, B.1.1.4), which Pillow reads one by one."""
     check_scans(data)
     at, count = 2, 0
     while at + 4 <= len(data) and data[at] == JPEG_START[0] and data[at + 1] != JPEG_SCAN[1]:
@@ -122,33 +153,14 @@ def _check_tiff(data: bytes) -> None:
 
 
 def _check_webp(data: bytes) -> None:
-    """The decoder takes several canvases, however small the picture on it (RFC 9649, section 2.7)."""
-    if data[12:16] != b"VP8X":
-        return
-    canvas, at = _read_sides(data, 24), 12
-    for _ in range(MAX_SEGMENTS):
-        if at + 24 > len(data):
-            return
-        name, length = struct.unpack_from("<4sI", data, at)
-        frame = canvas
-        if name == b"ANMF":
-            frame = _read_sides(data, at + 14)
-        elif name == b"VP8 ":
-            width, height = struct.unpack_from("<HH", data, at + 14)
-            frame = width & 0x3FFF, height & 0x3FFF
-        elif name == b"VP8L":
-            (bits,) = struct.unpack_from("<I", data, at + 9)
-            frame = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-        if frame != canvas:
-            raise InvalidImageError(
-                "a WebP of {}x{} px whose first picture has {}x{}".format(*canvas, *frame)
-            )
-        if name in (b"ANMF", b"VP8 ", b"VP8L"):
-            return
-        at += 8 + length + length % 2
-    raise InvalidImageError("a WebP with far too much before its picture")
+    """Refuse a canvas larger than its first picture: decoders allocate several canvases."""
+    canvas, frame = read_webp_sizes(data)
+    if frame and canvas and frame != canvas:
+        raise InvalidImageError(
+            "a WebP of {}x{} px whose first picture has {}x{}".format(*canvas, *frame)
+        )
 
 
 def _read_sides(data: bytes, at: int) -> tuple[int, int]:
-    """Two sides of 24 bits, stored less one."""
+    """Read two sides of 24 bits, which are stored minus one."""
     return tuple(int.from_bytes(data[i : i + 3], "little") + 1 for i in (at, at + 3))

@@ -79,7 +79,7 @@ with right:
     (measured,) = latency.measure([classifier], chest_film)
     latency.show(measured, model, chest_film.decode_ms, draw_ms)
 try:
-    comparison.show(chest_film)
+    comparison.show(chest_film, classifier.num_threads)
 except InvalidModelError as error:
     st.sidebar.error(f"The comparison is not possible. {error}")
 sidebar.describe_model(classifier)

@@ -20,6 +20,7 @@ from cxr.tables import write_csv
 from streamlit_app.archive import is_archive, unpack
 from streamlit_app.film import Source, tell_queue
 from streamlit_app.screening import override
+from streamlit_app.state import batch_key, get_state
 from streamlit_app.viewer import shrink, to_data_url
 
 MAX_FILMS = 500
@@ -66,7 +67,7 @@ def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
         row_height=56,
         on_select="rerun",
         selection_mode="single-row",
-        key="batch of " + " ".join(source.key for source in sources),  # other files, another choice
+        key=batch_key([source.key for source in sources]),
         hide_index=True,
         alt="A row a film: verdict, probability, screening, error",
     )
@@ -84,7 +85,7 @@ def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
 
 def _score_all(films: Sequence[Source], classifier: Classifier) -> list[Row]:
     """A row a film, each scored once in a session, under a progress bar with the time that is left."""
-    known: dict[tuple[str, str], Row] = st.session_state.setdefault("rows", {})
+    known = get_state().rows
     missing = [film for film in films if (film.key, classifier.card.sha256) not in known]
     if missing:
         progress, queue = st.progress(0.0), st.empty()

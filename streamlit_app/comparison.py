@@ -12,23 +12,23 @@ from cxr import Classifier, Latency, ModelCard, Prediction, overlay_evidence
 from cxr.classifier import MODEL_NAMES
 from cxr.novelty import TYPICAL
 from cxr.rounding import format_number
-from streamlit_app.film import ShownFilm
 from streamlit_app.latency import measure
 from streamlit_app.sidebar import load_model
+from streamlit_app.state import COMPARE, ShownFilm
 from streamlit_app.viewer import shrink
 
 EVIDENCE_PX = 512
 
 
-def show(film: ShownFilm) -> None:
+def show(film: ShownFilm, num_threads: int) -> None:
     """Both models on this film, on demand.
 
     Raises:
         InvalidModelError: if one of them cannot be used.
     """
-    if not st.sidebar.toggle("Compare float32 and int8 on this film", key="compare"):
+    if not st.sidebar.toggle("Compare float32 and int8 on this film", key=COMPARE):
         return
-    classifiers = [load_model(name, st.session_state.threads).classifier for name in MODEL_NAMES]
+    classifiers = [load_model(name, num_threads).classifier for name in MODEL_NAMES]
     predictions = [classifier.predict(film.pixels) for classifier in classifiers]
     times = measure(classifiers, film)
     with st.sidebar:

@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -20,6 +19,7 @@ from cxr import read_film
 from cxr.errors import ACCEPTED, MAX_BYTES
 from cxr.tables import to_printable
 from streamlit_app import limits
+from streamlit_app.state import FilmSlot, ShownFilm, drop_zone_key, get_state, list_uploads
 
 SAMPLES = {
     "normal_1": "Normal 1",
@@ -41,35 +41,7 @@ class Source:
     read: Callable[[], bytes]
 
 
-@dataclasses.dataclass(frozen=True)
-class ShownFilm:
-    """A decoded film.
-
-    Attributes:
-        pixels: uint8 (H, W), or a smaller copy of them where that is enough.
-        size: H and W as they were decoded, px.
-        notes: what should be known of it.
-        digest: the sha256 of its file.
-        decode_ms: how long decoding took.
-        inverted: whether its gray levels were inverted on the visitor's word.
-    """
-
-    pixels: np.ndarray
-    size: tuple[int, int]
-    notes: tuple[str, ...]
-    digest: str
-    decode_ms: float
-    inverted: bool = False
-
-
-class _Slot:
-    """Where a session keeps the film that it shows; it may be emptied for the films of other sessions."""
-
-    film: ShownFilm | None = None
-    used: float = 0.0
-
-
-_slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
+_slots: weakref.WeakSet[FilmSlot] = weakref.WeakSet()
 _slots_lock = threading.Lock()
 
 
@@ -78,17 +50,15 @@ def choose() -> list[Source]:
 
     The address has the chosen sample, so that the browser's Back and Forward lead to what was shown.
     """
-    state = st.session_state
-    state.setdefault("uploads", 0)
     limits.watch_session()
     sample = st.query_params.get("sample")
-    if sample in SAMPLES and state.get(f"upload_{state.uploads}"):  # Back to a sample from uploads
+    if sample in SAMPLES and list_uploads():  # Back to a sample from uploads
         _empty_drop_zone()
     drop_zone, samples = st.columns([3, 4], gap="medium")
     with drop_zone:
         uploads = st.file_uploader(
             "Drop chest X-rays here: one, many, or a ZIP",
-            key=f"upload_{state.uploads}",
+            key=drop_zone_key(),
             accept_multiple_files=True,
             max_upload_size=math.ceil(MAX_BYTES / 10**6),  # the browser counts in millions of bytes
             on_change=_forget_sample,
@@ -136,7 +106,7 @@ def decode(data: bytes) -> ShownFilm:
     """
     queue = st.empty()  # at each run, or what follows would be another element and lose its state
     digest = hashlib.sha256(data).hexdigest()
-    slot: _Slot = st.session_state.setdefault("film", _Slot())
+    slot = get_state().slot
     shown = slot.film
     if shown is None or shown.digest != digest:
         slot.film = None
@@ -164,7 +134,7 @@ def tell_queue(place: DeltaGenerator, ahead: int) -> None:
     place.caption(f"Waiting: {films} before yours.") if ahead else place.empty()
 
 
-def _keep(slot: _Slot, film: ShownFilm) -> None:
+def _keep(slot: FilmSlot, film: ShownFilm) -> None:
     """Keep a film for the next run of its session, and let go of those that were shown least recently."""
     slot.film, slot.used = film, time.monotonic()
     with _slots_lock:
@@ -191,7 +161,6 @@ def _forget_sample() -> None:
 
 
 def _empty_drop_zone() -> None:
-    """Remove the uploads; a new key gives an empty widget."""
-    state = st.session_state
-    limits.release(state.get(f"upload_{state.uploads}") or ())
-    state.uploads += 1
+    """Remove the uploads from the server and from the page."""
+    limits.release(list_uploads())
+    get_state().emptied += 1

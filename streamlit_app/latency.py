@@ -11,8 +11,8 @@ import streamlit as st
 
 from cxr import Classifier, Latency, measure_latency
 from cxr.latency import cpu_name
-from streamlit_app.film import ShownFilm
 from streamlit_app.sidebar import LoadedModel
+from streamlit_app.state import ShownFilm, get_state
 
 REPEATS = 30
 COLORS = ("#7a8a99", "#4c9aa8", "#0f7b8a", "#8fb8a0", "#e0a458")
@@ -20,12 +20,12 @@ COLORS = ("#7a8a99", "#4c9aa8", "#0f7b8a", "#8fb8a0", "#e0a458")
 
 def measure(classifiers: Sequence[Classifier], film: ShownFilm) -> list[Latency]:
     """Warm runs on this film, the models taking turns; taken once, not at every move of a widget."""
-    key = (film.digest, film.inverted, *((c.card.sha256, c.num_threads) for c in classifiers))
-    slot = f"latency of {len(classifiers)}"
-    if st.session_state.get(slot, (None,))[0] != key:
-        with _turn():  # two at once would time each other
-            st.session_state[slot] = key, measure_latency(classifiers, film.pixels, REPEATS)
-    return st.session_state[slot][1]
+    key = (film.digest, film.was_inverted, *((c.card.sha256, c.num_threads) for c in classifiers))
+    kept, count = get_state().latencies, len(classifiers)
+    if count not in kept or kept[count][0] != key:
+        with _turn():  # two measurements at the same time would slow each other
+            kept[count] = key, measure_latency(classifiers, film.pixels, REPEATS)
+    return kept[count][1]
 
 
 @st.cache_resource

@@ -12,8 +12,8 @@ import streamlit as st
 from cxr import ModelCard, Prediction, overlay_evidence
 from cxr.novelty import REFUSED, UNFAMILIAR
 from cxr.rounding import format_number
-from streamlit_app.film import ShownFilm
 from streamlit_app.screening import LOOKS_INVERTED
+from streamlit_app.state import ShownFilm
 from streamlit_app.verdict import tell_external, tell_probability, tell_threshold, tell_verdict
 from streamlit_app.viewer import shrink, to_data_url
 
@@ -67,7 +67,7 @@ def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str
         overlay=to_data_url(
             overlay_evidence(pixels, prediction.evidence, card.evidence_scale), "JPEG", quality=90
         ),
-        inverted=film.inverted,
+        was_inverted=film.was_inverted,
         width=width,
         height=height,
         cells=f"{rows} x {columns}",
@@ -88,12 +88,12 @@ def _list_marks(film: ShownFilm, prediction: Prediction) -> list[str]:
         "Unlike the films that the model learned from: the score is worth little": (
             prediction.screening == UNFAMILIAR
         ),
-        "Refused as no frontal chest film, scored on the visitor's word: the score means nothing": (
+        "Refused as no frontal chest film, scored at the visitor's request: the score means nothing": (
             prediction.screening == REFUSED
         ),
-        "Gray levels inverted on the visitor's word": film.inverted,
+        "Gray levels inverted at the visitor's request": film.was_inverted,
         f"{LOOKS_INVERTED} The score means nothing on a negative": (
-            prediction.inverted and not film.inverted
+            prediction.looks_inverted and not film.was_inverted
         ),
     }
     return [*(mark for mark, holds in marks.items() if holds), *film.notes]

@@ -8,7 +8,7 @@ import streamlit as st
 
 from cxr import Classifier, ModelCard, Prediction
 from cxr.novelty import REFUSED, UNFAMILIAR
-from streamlit_app.film import ShownFilm
+from streamlit_app.state import ShownFilm, get_state
 from streamlit_app.viewer import show_alone
 
 KNOWN = "frontal chest films of children"
@@ -17,23 +17,25 @@ LOOKS_INVERTED = "This film looks inverted: air is white in it."
 
 def as_shown(film: ShownFilm) -> ShownFilm:
     """The film, with its gray levels inverted where the visitor asked for it."""
-    if film.digest not in st.session_state.setdefault("inverted", set()):
+    if film.digest not in get_state().inversion_requested:
         return film
-    return dataclasses.replace(film, pixels=255 - film.pixels, inverted=True)
+    return dataclasses.replace(film, pixels=255 - film.pixels, was_inverted=True)
 
 
 def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> None:
     """Notes on the file, the offer of inversion, and a warning where the film is unfamiliar."""
     for note in film.notes:
         st.info(note)
-    if film.inverted:
-        _offer("You inverted the gray levels of this film.", "Undo the inversion", _revert, film)
-    elif prediction.inverted and classifier.predict(255 - film.pixels).screening != REFUSED:
+    if film.was_inverted:
+        _offer(
+            "You inverted the gray levels of this film.", "Undo the inversion", _withdraw_inversion, film
+        )
+    elif prediction.looks_inverted and classifier.predict(255 - film.pixels).screening != REFUSED:
         _offer(
             f"**{LOOKS_INVERTED}** The model learned from films whose air is black, and its score means "
             "nothing on a negative.",
             "Invert the film",
-            _invert,
+            _request_inversion,
             film,
         )
     if prediction.screening == UNFAMILIAR:
@@ -46,7 +48,7 @@ def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> Non
 
 def admits(prediction: Prediction, film: ShownFilm) -> bool:
     """Whether the score is shown: the film is not refused, or the visitor wants it all the same."""
-    return prediction.screening != REFUSED or film.digest in st.session_state.get("overridden", set())
+    return prediction.screening != REFUSED or film.digest in get_state().overridden
 
 
 def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
@@ -66,7 +68,7 @@ def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
 
 def override(digest: str) -> None:
     """Let the score of the file with this sha256 be shown, though it is refused."""
-    st.session_state.setdefault("overridden", set()).add(digest)
+    get_state().overridden.add(digest)
 
 
 def badge(screening: str | None) -> str:
@@ -105,9 +107,9 @@ def _offer(text: str, action: str, callback, film: ShownFilm) -> None:
         st.button(action, on_click=callback, args=(film.digest,))
 
 
-def _invert(digest: str) -> None:
-    st.session_state.inverted.add(digest)
+def _request_inversion(digest: str) -> None:
+    get_state().inversion_requested.add(digest)
 
 
-def _revert(digest: str) -> None:
-    st.session_state.inverted.discard(digest)
+def _withdraw_inversion(digest: str) -> None:
+    get_state().inversion_requested.discard(digest)

@@ -12,8 +12,9 @@ import streamlit as st
 from cxr import Classifier, InvalidModelError
 from cxr.classifier import MODEL_NAMES
 from cxr.decoding import shared_pool
+from streamlit_app.state import MODEL, THREADS
 
-THREADS = (1, 2, 4)
+THREAD_COUNTS = (1, 2, 4)
 METRICS = ("auroc", "accuracy", "sensitivity", "specificity", "precision", "f1")
 
 
@@ -44,8 +45,8 @@ def load_model(name: str, num_threads: int) -> LoadedModel:
 def choose_model() -> LoadedModel:
     """The model and thread widgets, kept in the address. Returns the chosen model."""
     with st.sidebar:
-        name = st.radio("Model", MODEL_NAMES, horizontal=True, key="model", bind="query-params")
-        threads = st.radio("Threads", THREADS, horizontal=True, key="threads", bind="query-params")
+        name = st.radio("Model", MODEL_NAMES, horizontal=True, key=MODEL, bind="query-params")
+        threads = st.radio("Threads", THREAD_COUNTS, horizontal=True, key=THREADS, bind="query-params")
     return load_model(name, threads)
 
 

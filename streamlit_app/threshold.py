@@ -8,6 +8,7 @@ import streamlit as st
 
 from cxr import ModelCard, Prediction
 from cxr.rounding import format_number, format_probability
+from streamlit_app.state import THRESHOLD
 from streamlit_app.verdict import tell_threshold
 
 SPLITS = {"test": "official test", "validation": "validation"}
@@ -18,7 +19,7 @@ def explore(prediction: Prediction, card: ModelCard) -> None:
     """A slider that moves along the ROC curve, and its consequence in children."""
     start = min(max(round(100 * card.threshold), 1), 99)
     with st.expander("What if the threshold were another?"):
-        percent = st.slider("Threshold (%)", 1, 99, start, key="threshold", help="Of the probability.")
+        percent = st.slider("Threshold (%)", 1, 99, start, key=THRESHOLD, help="Of the probability.")
         points = {split: _point(card, split, percent) for split in SPLITS}
         st.markdown(count_children(card, *points["test"]))
         chosen = percent / 100

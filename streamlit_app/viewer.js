@@ -3,7 +3,8 @@ export default function ({ data, parentElement }) {
   const find = (selector) => parentElement.querySelector(selector);
   const stage = find(".stage"), pictures = find(".pictures"), film = find(".film"), layer = find(".layer");
   const inputs = [...parentElement.querySelectorAll("input")];
-  const invert = find("[name=invert]");
+  const displayInversion = find("[name=invert]"); // a button; the pixels stay as they are
+  const isDisplayInverted = () => displayInversion.getAttribute("aria-pressed") === "true";
   const value = (name) => Number(find(`[name=${name}]`).value) / 100;
 
   if (film.src !== data.film) film.src = data.film;
@@ -18,8 +19,8 @@ export default function ({ data, parentElement }) {
     for (const axis of ["x", "y"]) corner[axis] = Math.min(Math.max(corner[axis], 0), 1 - 1 / zoom);
     pictures.style.transform = `scale(${zoom}) translate(${-100 * corner.x}%, ${-100 * corner.y}%)`;
     stage.classList.toggle("zoomed", zoom > 1);
-    const negative = invert.getAttribute("aria-pressed") === "true" ? "invert(1)" : "";
-    film.style.filter = `${negative} brightness(${value("brightness")}) contrast(${value("contrast")})`;
+    const inversion = isDisplayInverted() ? "invert(1)" : "";
+    film.style.filter = `${inversion} brightness(${value("brightness")}) contrast(${value("contrast")})`;
     layer.style.opacity = value("opacity");
   };
   const zoomTo = (zoom, x, y) => {
@@ -34,13 +35,13 @@ export default function ({ data, parentElement }) {
   for (const input of inputs) {
     input.oninput = input.name === "zoom" ? () => zoomTo(value("zoom"), 0.5, 0.5) : draw;
   }
-  invert.onclick = () => {
-    invert.setAttribute("aria-pressed", String(invert.getAttribute("aria-pressed") !== "true"));
+  displayInversion.onclick = () => {
+    displayInversion.setAttribute("aria-pressed", String(!isDisplayInverted()));
     draw();
   };
   const reset = () => {
     for (const input of inputs) input.value = input.defaultValue;
-    invert.setAttribute("aria-pressed", "false");
+    displayInversion.setAttribute("aria-pressed", "false");
     stage.corner = { x: 0, y: 0 };
     stage.zoom = 1;
   };

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 
 from cxr import ModelCard, Prediction
 from cxr.explanation import color_evidence
-from streamlit_app.film import ShownFilm
+from streamlit_app.state import VIEWER, Drawing, ShownFilm, get_state
 
 FOLDER = Path(__file__).resolve().parent
 SHOWN_PX = 1024  # the longer side on the page; larger films would only be slow to send
@@ -26,15 +25,6 @@ _viewer = st.components.v2.component(
     css=(FOLDER / "viewer.css").read_text(),
     js=(FOLDER / "viewer.js").read_text(),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """The pictures of a film and of its evidence, as data URLs, and how long it took to make them."""
-
-    film: str
-    layer: str
-    draw_ms: float
 
 
 def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> float:
@@ -73,15 +63,14 @@ def to_data_url(pixels: np.ndarray, image_format: str, **options) -> str:
 
 def _draw(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
     """The two pictures, drawn and timed once, not at every move of a widget."""
-    key = film.digest, film.inverted, card.sha256
-    if st.session_state.get("drawing", (None,))[0] != key:
+    key, state = (film.digest, film.was_inverted, card.sha256), get_state()
+    if state.drawing is None or state.drawing[0] != key:
         start = time.perf_counter()
         picture = _draw_film(film)
         layer = color_evidence(prediction.evidence, card.evidence_scale, (LAYER_PX, LAYER_PX))
         layer_url = to_data_url(layer, "PNG")
-        drawing = Drawing(picture, layer_url, (time.perf_counter() - start) * 1e3)
-        st.session_state.drawing = key, drawing
-    return st.session_state.drawing[1]
+        state.drawing = key, Drawing(picture, layer_url, (time.perf_counter() - start) * 1e3)
+    return state.drawing[1]
 
 
 def _draw_film(film: ShownFilm) -> str:
@@ -93,7 +82,7 @@ def _view(film: ShownFilm, picture: str, layer: str | None) -> None:
     height, width = film.size
     description = f"Chest film of {width} by {height} pixels"
     _viewer(
-        key="viewer",
+        key=VIEWER,
         data={
             "digest": film.digest,
             "film": picture,

@@ -56,9 +56,35 @@ def save_dicom(dataset: Dataset) -> bytes:
     return file.getvalue()
 
 
+def make_color_film() -> bytes:
+    """A DICOM file that contradicts itself: gray, with three samples a pixel."""
+    gray = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
+    color = np.repeat(gray[..., np.newaxis], 3, axis=-1).tobytes()
+    return save_dicom(make_dicom(gray, SamplesPerPixel=3, PlanarConfiguration=0, PixelData=color))
+
+
+def write_films(folder: Path, number: int, marks: dict[int, bytes] | None = None) -> None:
+    """Copies of the samples, each with a mark of six letters after its picture."""
+    samples = sorted(SAMPLES.glob("*.png"))
+    for i in range(number):
+        mark = (marks or {}).get(i, f"no{i:04}".encode())
+        (folder / f"film_{i:02}.png").write_bytes(samples[i % len(samples)].read_bytes() + mark)
+
+
 @pytest.fixture(scope="session")
 def film() -> np.ndarray:
     return draw_film(seed=0, pneumonia=True)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two films in nested folders, a damaged one, and a file that is not a film."""
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    Image.open(SAMPLES / "normal_1.png").save(tmp_path / "a.png")
+    Image.open(SAMPLES / "pneumonia_1.png").save(tmp_path / "deep" / "er" / "b.JPEG")
+    (tmp_path / "deep" / "broken.png").write_bytes((SAMPLES / "normal_1.png").read_bytes()[:999])
+    (tmp_path / "notes.txt").write_text("not a film")
+    return tmp_path
 
 
 @pytest.fixture

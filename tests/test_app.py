@@ -1,23 +1,20 @@
 """The page through streamlit's AppTest: every state that needs no browser."""
 
-import dataclasses
 import io
-import json
 import re
-import shutil
 
 import numpy as np
 import pytest
-import streamlit as st
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import cxr
 import cxr.classifier
 from streamlit_app import film, viewer
-from streamlit_app.film import decode
-from streamlit_app.report import make_report
 from tests.conftest import ROOT, SAMPLES, load_photograph, make_dicom, png, save_dicom, upload
+
+PHOTOGRAPH = load_photograph()
+NORMAL = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
 
 
 def test_first_visit_explains_itself(page):
@@ -77,23 +74,6 @@ def test_a_bad_file_gets_a_sentence(page, data):
     assert page.subheader
 
 
-def test_an_uncertain_film_is_said_to_be_one(tmp_path, monkeypatch):
-    """With a card whose band is all of 0..1."""
-    for name in cxr.classifier.MODEL_NAMES:
-        model = cxr.classifier.find_model(name)
-        shutil.copy(model, tmp_path)
-        card = json.loads(model.with_suffix(".json").read_text()) | {"uncertain": [0.0, 1.0]}
-        (tmp_path / model.name).with_suffix(".json").write_text(json.dumps(card))
-    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
-    st.cache_resource.clear()
-    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
-    page.button(key="pneumonia_1").click().run()
-    st.cache_resource.clear()
-    assert not page.exception
-    assert "Uncertain" in page.subheader[0].value
-    assert any("not to be relied on" in " ".join(m.value.split()) for m in page.markdown)
-
-
 def test_the_cause_is_told_of_pneumonia_alone(page):
     page.button(key="pneumonia_1").click().run()
     assert any("a virus has a probability of" in m.value for m in page.markdown)
@@ -109,71 +89,6 @@ def test_what_the_score_is_worth_elsewhere_is_said(page):
     assert f"the AUROC is {external['auroc']['value']:.2f}" in said
 
 
-def test_model_and_thread_choice(page):
-    page.button(key="pneumonia_1").click().run()
-    page.radio(key="model").set_value("float32")
-    page.radio(key="threads").set_value(2).run()
-    assert not page.exception
-    assert any("2 threads" in m.value for m in page.markdown)
-    assert any("float32" in m.value for m in page.sidebar.markdown)
-
-
-def test_comparison(page):
-    page.button(key="pneumonia_1").click().run()
-    page.toggle(key="compare").set_value(True).run()
-    assert not page.exception
-    table = page.sidebar.table[0].value
-    assert list(table.columns) == ["int8", "float32"]
-    assert list(table.index) == ["size", "probability", "screening", "median", "p95"]
-    for name in ("int8", "float32"):
-        classifier = cxr.Classifier.load(name)
-        prediction = classifier.predict(cxr.read_image(SAMPLES / "pneumonia_1.png"))
-        assert float(table.loc["probability", name]) == pytest.approx(prediction.probability, abs=1e-3)
-        assert table.loc["size", name] == f"{classifier.card.size_bytes / 1e6:.1f} MB"
-        assert float(table.loc["median", name].removesuffix(" ms")) > 0
-
-
-def test_model_facts_come_from_the_card(page):
-    card = cxr.classifier.Classifier.load("int8").card
-    table = page.sidebar.table[0].value
-    auroc = card.metrics["test"]["auroc"]
-    assert table.loc["auroc"].item().startswith(f"{auroc['value']:.3f}")
-
-
-def test_a_missing_model_gets_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
-    st.cache_resource.clear()
-    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
-    assert not page.exception
-    assert "The model cannot be used. Received the model pneumonia_int8" in page.error[0].value
-
-
-@pytest.mark.parametrize("damage", ["truncated", "swapped", "wrong hash"])
-def test_a_damaged_model_gets_a_page_and_no_other_answers(tmp_path, monkeypatch, damage):
-    for name in cxr.classifier.MODEL_NAMES:
-        model = cxr.classifier.find_model(name)
-        shutil.copy(model, tmp_path)
-        shutil.copy(model.with_suffix(".json"), tmp_path)
-    broken = tmp_path / "pneumonia_int8.tflite"
-    if damage == "truncated":
-        broken.write_bytes(broken.read_bytes()[:100_000])
-    elif damage == "swapped":
-        shutil.copy(tmp_path / "pneumonia_float32.tflite", broken)
-    else:
-        broken.write_bytes(broken.read_bytes()[:-1] + b"x")
-    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
-    st.cache_resource.clear()
-    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
-    assert not page.exception
-    assert "The model cannot be used. Received pneumonia_int8.tflite" in page.error[0].value
-    assert any("no other model answers in its place" in m.value for m in page.markdown)
-    assert not page.subheader
-    page.radio(key="model").set_value("float32").run()  # the visitor's own choice
-    st.cache_resource.clear()
-    assert not page.error
-    assert page.button(key="normal_1")
-
-
 def test_a_dicom_film(page):
     film = np.asarray(Image.open(SAMPLES / "pneumonia_2.png").convert("L"))
     negative = make_dicom(255 - film, PhotometricInterpretation="MONOCHROME1")
@@ -183,10 +98,6 @@ def test_a_dicom_film(page):
     upload(page, "ct.dcm", save_dicom(make_dicom(film, Modality="CT")))
     assert not page.exception
     assert "modality CT, which is no radiograph" in page.error[0].value
-
-
-PHOTOGRAPH = load_photograph()
-NORMAL = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
 
 
 def test_a_photograph_is_refused_and_can_be_scored_anyway(page):
@@ -259,44 +170,6 @@ def test_the_threshold_explorer_counts_children(page):
     assert counts[5][4] >= alarms >= counts[95][4]
 
 
-def copy_models(folder, **change) -> None:
-    """The shipped models with other cards."""
-    for name in cxr.classifier.MODEL_NAMES:
-        model = cxr.classifier.find_model(name)
-        shutil.copy(model, folder)
-        card = json.loads(model.with_suffix(".json").read_text()) | change
-        (folder / model.name).with_suffix(".json").write_text(json.dumps(card))
-
-
-@pytest.mark.parametrize("step", [-4e-4, 0, 4e-4])
-def test_no_probability_is_rounded_across_the_threshold(tmp_path, monkeypatch, step):
-    """A threshold just above, at and just below the probability of a film."""
-    probability = cxr.Classifier.load("int8").predict(NORMAL).probability
-    threshold = probability - step
-    copy_models(tmp_path, threshold=threshold, uncertain=[threshold, threshold])
-    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
-    st.cache_resource.clear()
-    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
-    page.button(key="normal_1").click().run()
-    page.toggle(key="compare").set_value(True).run()
-    st.cache_resource.clear()
-    assert not page.exception
-    verdict = page.subheader[0].value
-    shown = float(re.search(r"(\d\.\d+)", verdict)[1])
-    text = next(m.value for m in page.markdown if "The calibrated probability" in m.value)
-    limit = float(re.search(r"threshold of (\d\.\d+)", text)[1])
-    assert (shown >= limit) == verdict.startswith("Pneumonia likely") == ("reaches" in text)
-    assert (shown == limit) == (step == 0)
-    compared = float(page.sidebar.table[0].value.loc["probability", "int8"])
-    assert step == 0 or (compared >= limit) == (shown >= limit)  # it has three decimals
-    shown_film = decode((SAMPLES / "normal_1.png").read_bytes())
-    classifier = cxr.Classifier.load("int8")
-    html = make_report(shown_film, classifier.predict(shown_film.pixels), classifier.card)
-    told = float(re.search(r"probability (\d\.\d+)", html)[1])
-    threshold_told = float(re.search(r"Threshold</th><td>(\d\.\d+)", html)[1])
-    assert (told >= threshold_told) == (shown >= limit)
-
-
 def test_the_explorer_tells_the_probability_from_the_chosen_threshold(page):
     page.button(key="pneumonia_1").click().run()
     page.slider(key="threshold").set_value(50).run()
@@ -332,13 +205,6 @@ def test_the_time_of_the_pictures_has_resize_and_encoding(page, monkeypatch):
     assert re.search(r"draw ([\d.]+) ms", told)[1] == "2000000.0"  # the film and the layer
 
 
-def test_cold_times_belong_to_the_model_and_thread_count(page):
-    page.button(key="pneumonia_1").click().run()
-    text = " ".join(m.value for m in page.markdown)
-    assert "First use of this model and thread count" in text
-    assert "when this server started" not in text
-
-
 def test_decoded_films_of_all_sessions_together_are_limited(monkeypatch):
     """Each page is a session; the films shown least recently are let go and decoded again when needed."""
     monkeypatch.setattr(film, "MAX_KEPT_BYTES", 2 * NORMAL.nbytes)
@@ -346,10 +212,10 @@ def test_decoded_films_of_all_sessions_together_are_limited(monkeypatch):
     for _ in range(3):
         page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
         pages.append(page.button(key="normal_1").click().run())
-    assert [page.session_state.film.film is None for page in pages] == [True, False, False]
+    assert [page.session_state.page_state.slot.film is None for page in pages] == [True, False, False]
     pages[0].run()
     assert pages[0].subheader[0].value.startswith("Pneumonia unlikely")
-    assert [page.session_state.film.film is None for page in pages] == [False, True, False]
+    assert [page.session_state.page_state.slot.film is None for page in pages] == [False, True, False]
 
 
 def test_the_address_has_the_sample_that_is_shown(page):
@@ -371,71 +237,6 @@ def test_the_address_has_the_sample_that_is_shown(page):
 def test_the_page_names_its_limits(page):
     assert any("Up to 64 MB a file and 256 MB a session" in caption.value for caption in page.caption)
     assert page.file_uploader[0].proto.max_upload_size_mb * 10**6 >= 64 * 2**20
-
-
-def test_the_report_holds_the_result_and_nothing_of_the_file_name(page):
-    film = decode(save_dicom(make_dicom(NORMAL)))
-    classifier = cxr.Classifier.load("int8")
-    prediction = classifier.predict(film.pixels)
-    html = make_report(film, prediction, classifier.card)
-    assert "Not for medical use" in html
-    assert "Pneumonia unlikely" in html
-    assert html.count("data:image/jpeg;base64,") == 2
-    assert "src=" in html and "http" not in html
-    for fact in (classifier.card.sha256, film.digest, classifier.card.name):
-        assert fact in html
-    for secret in ("Doe", "Jane", "4711"):
-        assert secret not in html
-    refused = dataclasses.replace(prediction, screening="refused", uncertain=True)
-    told = dataclasses.replace(film, inverted=True, notes=("Text is burned in.",))
-    marked = make_report(told, refused, classifier.card)
-    for mark in ("Refused as no frontal", "Uncertain", "inverted on the visitor", "Text is burned in."):
-        assert mark in marked
-        assert mark not in html
-    negative = make_report(film, dataclasses.replace(prediction, inverted=True), classifier.card)
-    assert "looks inverted" in negative
-    assert "looks inverted" not in html
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"threshold": 0.996},
-        {"novelty": None},
-        {"cause": None},
-        {"metrics": None},
-    ],
-)
-def test_a_card_that_lacks_something_still_makes_a_page(tmp_path, monkeypatch, change):
-    for name in cxr.classifier.MODEL_NAMES:
-        model = cxr.classifier.find_model(name)
-        shutil.copy(model, tmp_path)
-        card = json.loads(model.with_suffix(".json").read_text())
-        if "metrics" in change:
-            change = {"metrics": {k: v for k, v in card["metrics"].items() if k != "external"}}
-        (tmp_path / model.name).with_suffix(".json").write_text(json.dumps(card | change))
-    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
-    st.cache_resource.clear()
-    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
-    for pixels in (NORMAL, 255 - NORMAL, PHOTOGRAPH):
-        upload(page, "film.png", png(pixels))
-        assert not page.exception
-    st.cache_resource.clear()
-
-
-def test_a_comparison_without_the_other_model_gets_a_sentence(tmp_path, monkeypatch):
-    model = cxr.classifier.find_model("int8")
-    shutil.copy(model, tmp_path)
-    shutil.copy(model.with_suffix(".json"), tmp_path)
-    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
-    st.cache_resource.clear()
-    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
-    page.button(key="normal_1").click().run()
-    page.toggle(key="compare").set_value(True).run()
-    st.cache_resource.clear()
-    assert not page.exception
-    assert page.subheader[0].value.startswith("Pneumonia unlikely")
-    assert "The comparison is not possible. Received the model pneumonia_float32" in page.error[0].value
 
 
 def test_the_place_in_the_queue_is_told():

@@ -199,10 +199,10 @@ def test_a_film_that_meets_an_error_of_the_program_is_a_row(page, monkeypatch, c
 
 def test_a_session_keeps_the_rows_of_one_batch(page):
     upload(page, "films.zip", archive({"a.png": NORMAL, "b.png": png(PHOTOGRAPH)}))
-    assert len(page.session_state.rows) == 2
+    assert len(page.session_state.page_state.rows) == 2
     page.button(key="normal_1").click().run()
     upload(page, "others.zip", archive({"c.png": NORMAL}))
-    assert [row["path"] for row in page.session_state.rows.values()] == ["c.png"]
+    assert [row["path"] for row in page.session_state.page_state.rows.values()] == ["c.png"]
 
 
 def test_the_table_rounds_no_probability_across_the_threshold(page, monkeypatch):

@@ -1,35 +1,26 @@
+"""Commands, their output and their exit codes."""
+
 import csv
 import io
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+import cxr
 import cxr.rows
 from cxr import cli
-from cxr.classifier import Classifier
+from cxr.classifier import Classifier, find_model
 from cxr.cli import main
-from cxr.files import list_files
 from cxr.rows import COLUMNS
-from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two films in nested folders, a damaged one, and a file that is none."""
-    (tmp_path / "deep" / "er").mkdir(parents=True)
-    Image.open(SAMPLES / "normal_1.png").save(tmp_path / "a.png")
-    Image.open(SAMPLES / "pneumonia_1.png").save(tmp_path / "deep" / "er" / "b.JPEG")
-    (tmp_path / "deep" / "broken.png").write_bytes((SAMPLES / "normal_1.png").read_bytes()[:999])
-    (tmp_path / "notes.txt").write_text("not a film")
-    return tmp_path
+from tests.conftest import ROOT, SAMPLES, make_color_film
 
 
 def test_json_is_one_object_a_line_and_nothing_else(folder, capfd):
@@ -111,13 +102,6 @@ def test_table_escapes_what_a_terminal_obeys(tmp_path, capfd):
     assert "a\\x1b[2J\\u202e.png" in lines[0]
 
 
-def make_color_film() -> bytes:
-    """A DICOM file that contradicts itself: gray, with three samples a pixel."""
-    gray = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
-    color = np.repeat(gray[..., np.newaxis], 3, axis=-1).tobytes()
-    return save_dicom(make_dicom(gray, SamplesPerPixel=3, PlanarConfiguration=0, PixelData=color))
-
-
 def test_one_film_that_contradicts_itself_does_not_stop_the_others(folder, capfd):
     (folder / "b.dcm").write_bytes(make_color_film())
     assert main(["predict", str(folder), "--format", "json"]) == 1
@@ -154,75 +138,6 @@ def test_whatever_a_film_raises_is_its_row_and_logged_by_its_type(
     assert "Doe" not in out + err + caplog.text
 
 
-@pytest.fixture
-def locked(folder, monkeypatch):
-    """A folder with a film, in ``folder``, that nobody may list. Root may, so it is refused here."""
-    path = folder / "locked"
-    path.mkdir()
-    (path / "film.png").write_bytes((SAMPLES / "normal_1.png").read_bytes())
-    path.chmod(0)
-    scandir = os.scandir
-
-    def refuse(place="."):
-        if os.fspath(place) == str(path):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(place)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    yield path
-    path.chmod(0o700)
-
-
-def test_folders_that_cannot_be_listed_are_named_and_the_rest_is_scored(folder, locked, capfd):
-    assert main(["predict", str(folder), str(locked), "--format", "json"]) == 1
-    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert [row["path"] for row in rows if row["label"]] == [
-        str(folder / "a.png"),
-        str(folder / "deep" / "er" / "b.JPEG"),
-    ]
-    refused = [row["error"] for row in rows if row["path"] == str(locked)]
-    assert len(refused) == 2  # within the folder, and as it was named
-    assert all("cannot be listed (Permission denied)" in error for error in refused)
-
-
-def test_a_path_that_may_not_be_looked_up_gets_a_row(folder, capfd, monkeypatch):
-    def refuse_below(function):
-        def refuse(path, *args, **kwargs):
-            if path.is_relative_to(folder):
-                raise PermissionError(13, "Permission denied")
-            return function(path, *args, **kwargs)
-
-        return refuse
-
-    for name in ("is_dir", "open"):
-        monkeypatch.setattr(Path, name, refuse_below(getattr(Path, name)))
-    assert main(["predict", str(folder / "a.png"), "--format", "json"]) == 1
-    assert "Permission denied" in json.loads(capfd.readouterr().out)["error"]
-
-
-def test_links_to_files_are_followed_and_links_to_folders_are_named(folder, tmp_path_factory, capfd):
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (elsewhere / "film.png").write_bytes((SAMPLES / "normal_1.png").read_bytes())
-    (folder / "circle").symlink_to(folder)
-    (folder / "out").symlink_to(elsewhere)
-    (folder / "film.png").symlink_to(elsewhere / "film.png")
-    (folder / "gone.png").symlink_to(elsewhere / "gone.png")
-    assert main(["predict", str(folder), "--format", "json"]) == 1
-    rows = {row["path"]: row for row in map(json.loads, capfd.readouterr().out.splitlines())}
-    assert len(rows) == 7
-    assert rows[str(folder / "film.png")]["label"] == "NORMAL"
-    assert "No such file" in rows[str(folder / "gone.png")]["error"]
-    for name in ("circle", "out"):
-        assert "a link to a folder" in rows[str(folder / name)]["error"]
-    assert main(["predict", str(folder / "out"), "--format", "json"]) == 0  # as it was named
-
-
-def test_pipes_are_no_films(folder):
-    os.mkfifo(folder / "pipe.png")
-    os.mkfifo(folder / "pipe")
-    assert not [path for path in list_files(folder) if path.name.startswith("pipe")]
-
-
 def test_table_has_a_line_a_film(folder, capfd):
     assert main(["predict", str(folder / "a.png"), str(folder / "notes.txt")]) == 1
     header, good, bad = capfd.readouterr().out.splitlines()
@@ -232,14 +147,26 @@ def test_table_has_a_line_a_film(folder, capfd):
     assert "notes.txt" in bad
 
 
-def test_dicom_films_in_a_folder_need_no_extension(tmp_path, capfd):
-    film = np.asarray(Image.open(SAMPLES / "pneumonia_1.png").convert("L"))
-    (tmp_path / "IM000001").write_bytes(save_dicom(make_dicom(film)))
-    (tmp_path / "two.DCM").write_bytes(save_dicom(make_dicom(film)))
-    (tmp_path / "LICENSE").write_text("no film " * 50)
-    assert main(["predict", str(tmp_path), "--format", "csv"]) == 0
-    rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
-    assert [row["label"] for row in rows] == ["PNEUMONIA"] * 2
+@pytest.mark.parametrize("step", [-4e-4, -1e-9, 0, 1e-9, 4e-4])
+def test_a_probability_never_contradicts_its_label(folder, tmp_path_factory, capfd, step):
+    """With a threshold just below, at and just above the probability."""
+    probability = Classifier.load("int8").predict(cxr.read_image(folder / "a.png")).probability
+    model = tmp_path_factory.mktemp("model") / "near.tflite"
+    shutil.copy(find_model("int8"), model)
+    card = json.loads(find_model("int8").with_suffix(".json").read_text())
+    card["threshold"] = probability + step
+    model.with_suffix(".json").write_text(json.dumps(card))
+    command = ["predict", str(folder / "a.png"), "--model", str(model)]
+    assert main([*command, "--format", "json"]) == 0
+    row = json.loads(capfd.readouterr().out)
+    assert (row["label"] == "PNEUMONIA") == (step <= 0)
+    assert (row["probability"] >= row["threshold"]) == (step <= 0)
+    assert main(command) == 0
+    label, shown, *_ = capfd.readouterr().out.splitlines()[1].split()
+    assert (label == "PNEUMONIA") == (step <= 0)
+    digits = len(shown.partition(".")[2])
+    assert digits >= 3
+    assert (float(shown) >= round(row["threshold"], digits)) == (step <= 0)
 
 
 def test_progress_goes_to_stderr_for_more_than_a_few_files(folder, capfd):
@@ -249,13 +176,6 @@ def test_progress_goes_to_stderr_for_more_than_a_few_files(folder, capfd):
     assert len([json.loads(line) for line in out.splitlines()]) == 6
     main(["predict", str(folder / "a.png"), "--format", "json"])
     assert "1/1" not in capfd.readouterr().err
-
-
-@pytest.mark.parametrize("path", ["missing.png", "empty"])
-def test_paths_without_films_get_a_row(tmp_path, capfd, path):
-    (tmp_path / "empty").mkdir()
-    assert main(["predict", str(tmp_path / path), "--format", "json"]) == 1
-    assert json.loads(capfd.readouterr().out)["error"]
 
 
 def test_models_can_be_chosen(folder, capfd):

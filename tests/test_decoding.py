@@ -1,6 +1,8 @@
-"""The processes that decode: what bounds them, and what becomes of a film when one ends."""
+"""The processes that decode: what limits them, and what happens to a film when one ends."""
 
 import concurrent.futures
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -181,3 +183,94 @@ def test_many_threads_share_a_pool():
         for film, pixels in zip(films, threads.map(decode, films), strict=True):
             assert np.array_equal(pixels, film)
     pool.close()
+
+
+@pytest.fixture
+def broken_receive(monkeypatch):
+    """Makes the first answer of a decoder another one; exceptions are raised."""
+
+    def break_first(*answers) -> None:
+        left, receive = iter(answers), decoding.receive
+
+        def receive_or_break(stream, limit):
+            answer = next(left, receive)
+            if isinstance(answer, Exception):
+                raise answer
+            received = receive(stream, limit)
+            return received if answer is receive else answer
+
+        monkeypatch.setattr(decoding, "receive", receive_or_break)
+
+    return break_first
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        MemoryError(),
+        b'{"shape": [25600], "notes": []}',
+        b'{"shape": [1, 160, 160], "notes": []}',
+        b'{"shape": "aa", "notes": []}',
+        b"[" * 2**16,
+    ],
+)
+def test_an_answer_that_cannot_be_used_ends_its_process(pool, worker, broken_receive, answer):
+    """What it still has to say would be taken for the answer to the next film."""
+    broken_receive(answer)
+    with pytest.raises(InvalidImageError, match="damaged, or took more memory"):
+        pool.decode(SMALL)
+    worker.wait(10)
+    other = draw_film(2, pneumonia=False, size=150)
+    assert np.array_equal(pool.decode(png(other))[0], other)
+
+
+def test_a_large_film_that_is_given_up_is_not_the_answer_to_the_next(pool, slow, monkeypatch):
+    pool.decode(SMALL)
+    timers, timer = iter([threading.Timer]), threading.Timer
+
+    def fail_second(*args):
+        if next(timers, None):
+            return timer(*args)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding.threading, "Timer", fail_second)
+        with pytest.raises(RuntimeError, match="new thread"):  # after the process has asked for room
+            pool.decode(slow)
+    assert pool.decode(SMALL)[0].shape == (160, 160)
+
+
+def test_without_another_process_there_is_a_sentence(pool, monkeypatch):
+    def refuse(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding.subprocess, "Popen", refuse)
+        pool.start()
+        with pytest.raises(InvalidImageError, match="cannot start another process; accepted is"):
+            pool.decode(SMALL)
+    assert pool.decode(SMALL)[0].shape == (160, 160)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_process_has_its_own_pool():
+    """Also if a thread, which the child does not have, holds the lock of the parent's."""
+    script = (
+        "import os\n"
+        "from cxr import decoding\n"
+        "from tests.test_decoding import SMALL\n"
+        "decoding.shared_pool().decode(SMALL)\n"
+        "decoding._share_lock.acquire()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(decoding.shared_pool().decode(SMALL)[0].shape != (160, 160))\n"
+        "decoding._share_lock.release()\n"
+        "print(os.waitpid(child, 0)[1])\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.communicate(timeout=60)[0] == b"0\n"
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)

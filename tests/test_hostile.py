@@ -15,7 +15,14 @@ from tests.hostile.measure import describe, measure_predict
 HOSTILE = KNOWN | SETS["held_out"]
 MAX_MB = 1200  # of the whole process tree, on any single file
 NET_MB, NET_S = 3000, 60  # a run that takes more is killed, so that the test harms nobody
-GREEDY = ("jpeg2000_precincts", "tiff_giant_tile", "tiff_strips", "rle_expands", "jpeg_empty_segments")
+GREEDY = (
+    "jpeg2000_precincts",
+    "jpeg2000_signed",
+    "tiff_giant_tile",
+    "tiff_strips",
+    "rle_expands",
+    "jpeg_empty_segments",
+)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -48,3 +55,10 @@ def test_memory_of_the_process_tree_is_bounded(name, tmp_path):
     assert not measured.killed, describe(measured)
     assert measured.output.count("\n") == 1, measured.output  # one film's row, and no traceback
     assert measured.peak_mb < MAX_MB
+
+
+def test_a_large_still_webp_fits_in_the_bounds():
+    """Of one color, so that the file is small: it is decoded, and then refused as blank."""
+    case = HOSTILE["webp_of_one_color"]
+    with pytest.raises(InvalidImageError, match="a blank image"):
+        read_film(io.BytesIO(case.build(case.large)))

@@ -68,7 +68,7 @@ def test_samples_are_typical(classifier, sample):
     prediction = classifier.predict(cxr.read_image(SAMPLES / sample))
     assert prediction.screening == TYPICAL
     assert 0 < prediction.novelty < classifier.card.novelty["unfamiliar"]
-    assert not prediction.inverted
+    assert not prediction.looks_inverted
 
 
 @pytest.mark.parametrize("make", [photographs, text_pages, scans, noise])
@@ -79,7 +79,7 @@ def test_other_pictures_are_refused(classifier, make):
 
 @pytest.mark.parametrize("sample", sorted(p.name for p in SAMPLES.glob("*.png")))
 def test_a_negative_is_noticed(classifier, sample):
-    assert classifier.predict(255 - cxr.read_image(SAMPLES / sample)).inverted
+    assert classifier.predict(255 - cxr.read_image(SAMPLES / sample)).looks_inverted
 
 
 def test_a_turned_film_is_at_least_unfamiliar(classifier):
@@ -155,7 +155,7 @@ def test_a_card_without_statistics_screens_nothing(tmp_path):
     (tmp_path / "copy.json").write_text(json.dumps(card))
     prediction = cxr.Classifier.load(tmp_path / "copy.tflite").predict(photographs()[0])
     assert prediction.novelty is prediction.screening is None
-    assert prediction.inverted is False
+    assert prediction.looks_inverted is False
 
 
 def screen_folder(classifier: cxr.Classifier, folder) -> list[cxr.Prediction]:
@@ -167,7 +167,7 @@ def test_the_official_test_films_are_known(classifier, real_data):
     assert len(found) == 624
     assert np.mean([p.screening == REFUSED for p in found]) <= 0.005
     assert np.mean([p.screening != TYPICAL for p in found]) <= 0.03
-    assert not any(p.inverted for p in found)
+    assert not any(p.looks_inverted for p in found)
 
 
 def test_adults_are_unfamiliar_and_rarely_refused(classifier, real_data):
@@ -177,10 +177,10 @@ def test_adults_are_unfamiliar_and_rarely_refused(classifier, real_data):
     found = screen_folder(classifier, folder)
     assert np.mean([p.screening == REFUSED for p in found]) <= 0.10
     assert np.mean([p.screening != TYPICAL for p in found]) >= 0.50
-    assert not any(p.inverted for p in found)
+    assert not any(p.looks_inverted for p in found)
 
 
 def test_negatives_of_the_test_films_are_noticed(classifier, real_data):
     films = sorted((real_data / "test").glob("*/*.jp*g"))[::6]
     found = [classifier.predict(255 - cxr.read_image(path)) for path in films]
-    assert np.mean([p.inverted for p in found]) >= 0.98
+    assert np.mean([p.looks_inverted for p in found]) >= 0.98

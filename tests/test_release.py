@@ -60,8 +60,8 @@ def test_lock_has_nothing_of_training():
 def test_licences_of_all_that_the_image_carries():
     page = (ROOT / "docs" / "LICENCES.md").read_text(encoding="utf-8")
     table = page.split("<!-- requirements.lock: start -->")[1].split("<!-- end -->")[0]
-    rows = dict(re.findall(r"^\| (\S+) \| (.+) \|$", table, re.MULTILINE))
-    del rows["package"]
+    rows = re.findall(r"^\| (\S+) +\| (.+?) +\|$", table, re.MULTILINE)
+    rows = {canonicalize_name(name): licence for name, licence in rows[1:]}
     assert rows.keys() == resolve("3.12", "x86_64").keys(), "make licences"
     assert not [licence for licence in rows.values() if re.search(r"GPL|SSPL|BUSL|Proprietary", licence)]
 
@@ -96,14 +96,15 @@ def test_the_container_is_started_with_the_same_limits_everywhere(limit):
         f"--cpus {compose['cpus']}",
         *(["--read-only"] if compose["read_only"] else []),
     }
-    command = re.search(r"^docker run (?:.*\\\n)*.*$", (ROOT / "README.md").read_text(), re.MULTILINE)[0]
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    command = re.search(r"^docker run (?:.*\\\n)*.*$", page, re.MULTILINE)[0]
     hardened = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["image"]["env"]
     assert limit in of_compose
     assert limit in command
     assert limit in hardened["HARDENED"]
 
 
-@pytest.mark.parametrize("name", ["README.md", "compose.yaml", ".github/workflows/ci.yml"])
+@pytest.mark.parametrize("name", ["docs/deploy.md", "compose.yaml", ".github/workflows/ci.yml"])
 def test_the_page_is_published_to_this_machine_alone(name):
     published = re.findall(r"\S*8501:8501", re.sub(r"`-p 8501:8501`", "", (ROOT / name).read_text()))
     assert published

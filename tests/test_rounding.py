@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxr.rounding import count_digits, format_number, format_probability
+from cxr.rounding import count_digits, format_number, format_probability, round_safely
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,15 @@ def test_rounded_numbers_keep_their_order():
         assert (shown < other) == (value < limit)
         assert (shown > other) == (value > limit)
         assert count_digits(value, limit) == count_digits(limit, value)
+
+
+@pytest.mark.parametrize("limit", [0.5, 0.4999999, 0.50000004, 0.50000001])
+@pytest.mark.parametrize("value", [0.5, 0.49999996, 0.50000001, 0.1234567])
+def test_a_number_is_not_rounded_across_a_limit(value, limit):
+    rounded = round_safely(value, limit, digits=6)
+    assert (rounded > limit, rounded < limit) == (value > limit, value < limit)
+    assert rounded == pytest.approx(value, abs=5e-7)
+
+
+def test_a_number_far_from_its_limits_is_rounded():
+    assert round_safely(0.1234567, 0.5, 0.9, digits=6) == 0.123457

@@ -25,7 +25,7 @@ from training.flags import to_flat
 from training.learning_rate import find_learning_rate
 from training.optimization import compile_model, loss_of_both
 from training.sources import load_split
-from training.train import find_strategy, train
+from training.train import find_strategy, main, train
 from training.validation import load_validation
 
 tf = pytest.importorskip("tensorflow")
@@ -350,3 +350,31 @@ def test_the_statistics_of_trained_norms_are_averaged_with_the_weights():
     for value, expected in zip(norm.get_weights(), (2.0, 1.0, 2.0, 3.0), strict=True):
         assert value == pytest.approx(expected)
     assert [value[0] for value in frozen.get_weights()] == [1.0, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["grpc://10.0.0.2:8470", "my-tpu"])
+def test_a_tpu_of_another_machine_is_refused_before_anything_is_read(name, monkeypatch, capsys):
+    monkeypatch.setenv("TPU_NAME", name)
+    monkeypatch.setattr(sys, "argv", ["train", "--data", "missing"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    message = capsys.readouterr().err
+    assert f"received TPU_NAME={name}" in message
+    assert "accepted is 'local', or none, on a TPU VM" in message
+
+
+@pytest.mark.parametrize("name", [None, "", "local"])
+def test_the_tpu_of_this_machine_is_looked_for(name, monkeypatch):
+    sought = []
+
+    def connect(tpu):
+        sought.append(tpu)
+        raise tf.errors.NotFoundError(None, None, "no TPU")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver.TPUClusterResolver, "connect", connect)
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    if name is not None:
+        monkeypatch.setenv("TPU_NAME", name)
+    assert find_strategy() is tf.distribute.get_strategy()
+    assert sought == ["local"]

@@ -115,7 +115,7 @@ def build_model(
         normalized = layers.Rescaling(1.0 / (255.0 * std), -mean / std)(image)
         base = kind.build(weights=None, input_tensor=normalized, input_shape=image.shape[1:], **options)
     if padding == "torchvision":
-        base = tf_keras.models.clone_model(base, clone_function=_pad_both_sides)
+        base = tf_keras.models.clone_model(base, clone_function=pad_both_sides)
     if weights != "none":
         source = kind.build(weights=weights, input_shape=(image_size, image_size, 3), **options)
         _copy_to_gray(source, base, kind)
@@ -201,7 +201,8 @@ def _set_normalization(base: tf_keras.Model, mean: float, std: float) -> None:
     layer.set_weights([np.array([mean]), np.array([std**2]), count])
 
 
-def _pad_both_sides(layer: layers.Layer) -> layers.Layer:
+def pad_both_sides(layer: layers.Layer) -> layers.Layer:
+    """A copy of a layer for ``clone_model``, which pads symmetrically if it pads."""
     config = layer.get_config()
     if isinstance(layer, layers.ZeroPadding2D):
         margin = max(config["padding"][0])

@@ -41,19 +41,25 @@ from training.validation import Validation, load_validation, predict_logits, val
 
 
 def find_strategy() -> tf.distribute.Strategy:
-    """Choose where to train: on several workers if TF_CONFIG is set, on a TPU if there is one (TPU_NAME,
-    or this machine's own), on all GPUs if there are several, and otherwise on the default device.
+    """Choose where to train: on several workers if TF_CONFIG is set, on this machine's TPU if it has one,
+    on all GPUs if there are several, and otherwise on the default device.
 
     Raises:
-        ValueError: if TF_CONFIG names a task that does not train, such as an evaluator.
+        ValueError: if TF_CONFIG names a task that does not train, such as an evaluator, or TPU_NAME a TPU
+            of another machine, which cannot run our decoder.
     """
     if "TF_CONFIG" in os.environ:  # comes first: the collectives must be set up before any operation
         task = tf.distribute.cluster_resolver.TFConfigClusterResolver().task_type
         if task not in ("chief", "worker"):
             raise ValueError(f"received TF_CONFIG with the task {task!r}; accepted are chief and worker")
         return tf.distribute.MultiWorkerMirroredStrategy()
+    tpu = os.environ.get("TPU_NAME") or "local"
+    if tpu != "local":  # as TPUClusterResolver decides: all else is an address, or a name to look up
+        raise ValueError(
+            f"received TPU_NAME={tpu}, a TPU of another machine, where the Python function that decodes "
+            "images cannot run; accepted is 'local', or none, on a TPU VM"
+        )
     try:
-        tpu = os.environ.get("TPU_NAME", "local")
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu)
         return tf.distribute.TPUStrategy(resolver)
     except (ValueError, tf.errors.NotFoundError):  # no TPU

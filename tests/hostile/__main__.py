@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -55,7 +56,7 @@ def main() -> None:
     named = [(s, name, case) for s in args.sets for name, case in SETS[s].items()]
     if args.classes:
         named = [entry for entry in named if entry[1] in args.classes]
-    with tempfile.TemporaryDirectory() as folder, (args.out or Path("/dev/null")).open("w") as out:
+    with tempfile.TemporaryDirectory() as folder, (args.out or Path(os.devnull)).open("w") as out:
         writer = csv.writer(out)
         writer.writerow(COLUMNS)
         print(f"{'class':28} {'bytes':>10} {'seconds':>8} {'peak MB':>8} {'health ms':>9}  outcome")

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 from pydicom.encaps import encapsulate
 
@@ -232,8 +233,9 @@ def codestream(
     precinct: int | None = None,
     tiles: int = 1,
     offset: int = 0,
+    first: bytes = b"",
 ) -> bytes:
-    """A JPEG 2000 codestream whose packets are all empty: every coefficient is zero.
+    """A JPEG 2000 codestream whose packets are empty but for the first: their coefficients are zero.
 
     Args:
         width: px.
@@ -248,6 +250,7 @@ def codestream(
         precinct: binary logarithm of a precinct's sides at every resolution; by default 15.
         tiles: how many have a tile part in the file.
         offset: of the picture on the reference grid, in both directions, px.
+        first: the packet of the lowest resolution, by default empty too.
     """
     right, low = width + offset, height + offset
     size = (right, low, offset, offset, *(tile or (right, low)), 0, 0)
@@ -257,14 +260,22 @@ def codestream(
     cod += bytes((levels, block - 2, block - 2, 0, 1))
     if precinct is not None:
         cod += bytes([precinct << 4 | precinct]) * (levels + 1)
-    qcd = b"\x40" + bytes([(bits + 2) << 3]) * (3 * levels + 1)
+    qcd = b"\x40" + bytes([min(bits, 31) << 3]) * (3 * levels + 1)
     parts = [b"\xff\x4f", *(jpeg_segment(m, c) for m, c in ((0x51, siz), (0x52, cod), (0x5C, qcd)))]
-    packets = bytes(min(components * (levels + 1), 64))
+    packets = first + bytes(min(components * (levels + 1), 64))
     for i in range(tiles):
         parts.append(
             struct.pack(">HHHIBB", 0xFF90, 10, i, 14 + len(packets), 0, 1) + b"\xff\x93" + packets
         )
     return b"".join([*parts, b"\xff\xd9"])
+
+
+def lowest_resolution(side: int, levels: int = 5) -> bytes:
+    """The first packet of a picture of 16 bits that gets brighter from its top to its bottom."""
+    low = -(-side // 2**levels)
+    ramp = np.linspace(0, 65_535, low).astype(np.uint16).repeat(low).reshape(low, low)
+    film = picture("JPEG2000", Image.fromarray(ramp), no_jp2=True, num_resolutions=1)
+    return film[film.index(b"\xff\x93") + 2 : -2]
 
 
 def dicom_of(frame: bytes | Sequence[bytes], syntax: str, width: int, height: int, **tags) -> bytes:

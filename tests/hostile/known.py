@@ -21,6 +21,7 @@ from tests.hostile.build import (
     jpeg_segment,
     jpeg_with,
     long,
+    lowest_resolution,
     png_chunk,
     png_with,
     tiff,
@@ -96,9 +97,10 @@ def png_private_chunks(length: int) -> bytes:
 
 
 def jpeg2000_signed(side: int) -> bytes:
-    """DICOM: signed 16-bit JPEG 2000 whose coefficients are all zero."""
-    frame = codestream(side, side, bits=16, signed=True)
+    """DICOM: signed 16-bit JPEG 2000 of its lowest resolution alone, with a window."""
+    frame = codestream(side, side, bits=16, signed=True, first=lowest_resolution(side))
     tags = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1}
+    tags |= {"RescaleSlope": "0.5", "RescaleIntercept": "7", "WindowCenter": 0, "WindowWidth": 30_000}
     return dicom_of(frame, JPEG2000Lossless, side, side, **tags)
 
 

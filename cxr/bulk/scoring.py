@@ -1,4 +1,4 @@
-"""Any number of films on all cores of a machine or a cluster, with Ray Data. Not for medical use."""
+"""Score films on Ray's workers, and survive workers that die."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ import pyarrow as pa
 from pyarrow import fs
 from tqdm import tqdm
 
-from cxr.classifier import Classifier, find_model
-from cxr.decoding import share_pool
-from cxr.errors import InvalidImageError
-from cxr.files import SUFFIXES, is_folder, list_files
-from cxr.imaging import EXTENSIONS, is_dicom
-from cxr.model_card import ModelCard
-from cxr.results import (
+from cxr.bulk.stores import (
     CARD_KEY,
     SCHEMA,
     SOURCE_KEY,
@@ -32,34 +26,42 @@ from cxr.results import (
     check_writable,
     first_line,
     hold,
-    list_objects,
+    identify,
+    list_films,
     locate,
+    no_film,
     read_rows,
     refuse,
+    to_text,
     write_rows,
 )
+from cxr.classifier import Classifier, find_model
+from cxr.decoding import share_pool
+from cxr.errors import InvalidImageError
+from cxr.imaging import is_dicom
+from cxr.model_card import ModelCard
 from cxr.rows import Row, fail_film, score_film
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # on stderr; that a worker died is none here
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # stderr; the death of a worker is not fatal here
 
-FILMS_PER_BLOCK = 64  # what a worker takes at a time, and what is scored again when it dies
-FILMS_PER_FILE = 1024  # and what is scored again when the whole run is killed
-MAX_DEATHS = 2  # workers that a film may take with it, after the first, before it is given up
+FILMS_PER_BLOCK = 64  # the films that a worker takes at a time, scored again if it dies
+FILMS_PER_FILE = 1024  # the films that are scored again if the whole run is killed
+MAX_DEATHS = 2  # workers that a film may kill, after the first, before it is given up
 STORE_BYTES = 256 * 2**20  # Ray's object store on one machine: it holds names and rows, never films
-REMOTE_READS = 4  # films that a worker reads at once from a store: most of the time it waits for it
-CONNECT_S = 5.0  # until a RAY_ADDRESS counts as dead; Ray itself waits for minutes
+REMOTE_READS = 4  # films that a worker reads from a store at once, as it mostly waits for the store
+CONNECT_S = 5.0  # after which a RAY_ADDRESS counts as dead; Ray itself waits for minutes
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a run did.
 
     Attributes:
-        scored: films scored now.
-        earlier: films that had a row already.
-        failed: films of both that have an error.
-        left_out: folders that were not looked into, and why, which completes "Received ...".
+        scored: films that this run scored.
+        earlier: films that had a row before.
+        failed: films of both kinds whose row has an error.
+        left_out: folders that were skipped, and the reason, which completes "Received ...".
     """
 
     scored: int
@@ -69,24 +71,26 @@ class Outcome:
 
 
 class Attempts:
-    """Counts what was begun and not ended, in a process of its own: it outlives a worker that dies."""
+    """Counts work that was begun and not ended, in a process that survives a worker's death."""
 
     def __init__(self) -> None:
         self._begun: collections.Counter[str] = collections.Counter()
 
     def begin(self, key: str) -> int:
-        """How often it was begun, this time included."""
+        """Count one more start. Returns how often the work was begun."""
         self._begun[key] += 1
         return self._begun[key]
 
     def end(self, key: str) -> None:
-        """Forget it."""
+        """Forget the work."""
         del self._begun[key]
 
 
 class Scorer:
-    """A worker's model. Takes blocks of film names and gives their rows; Ray scores a block again, as
-    often as it takes, when the worker dies on it."""
+    """A worker with a model: takes blocks of film names and returns their rows.
+
+    Ray scores a block again, any number of times, when the worker dies on it.
+    """
 
     def __init__(
         self, model: bytes, card: ModelCard, filesystem: fs.FileSystem | None, root: str, attempts: Any
@@ -98,7 +102,7 @@ class Scorer:
         self._attempts = attempts
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """The column ``film`` in, as bytes; rows of ``SCHEMA`` out."""
+        """Takes the column ``film``, as bytes. Returns rows of ``SCHEMA``."""
         films = [os.fsdecode(film) for film in block["film"].to_pylist()]
         name = f"block of {films[0]}"
         if self._begin(name) > 1:  # a worker has died on it
@@ -110,23 +114,23 @@ class Scorer:
         return pa.Table.from_pylist(rows, SCHEMA)
 
     def score(self, film: str) -> Row:
-        """The row of ``predict``; of a file without extension that is no DICOM, the path alone."""
+        """The row that ``predict`` prints; a file without extension that is not DICOM has a path only."""
         try:
             with self._open(film) as file:
                 if not Path(film).suffix and not is_dicom(file.read(132)):
-                    return {"path": _to_text(film)}
+                    return {"path": to_text(film)}
                 file.seek(0)
-                return score_film(self._classifier, _to_text(film), file)[0]
-        except OSError as error:  # gone, not permitted, or a store that does not answer
+                return score_film(self._classifier, to_text(film), file)[0]
+        except OSError as error:  # deleted, not permitted, or a store that does not answer
             reason = os.strerror(error.errno) if error.errno else first_line(error)
             return _fail(film, f"a path that cannot be read ({reason})")
-        except Exception as error:  # Ray would score the block again, for ever
-            return fail_film(_to_text(film), error)
+        except Exception as error:  # otherwise Ray would score the block again forever
+            return fail_film(to_text(film), error)
 
     def _score_noted(self, film: str) -> Row:
-        """One film at a time, each noted before: so the one that kills its worker is found."""
-        died = self._begin(film) > MAX_DEATHS
-        row = _fail(film, "a file on which each worker died") if died else self.score(film)
+        """Score a film whose start is noted before, so that the film that kills its worker is found."""
+        is_deadly = self._begin(film) > MAX_DEATHS
+        row = _fail(film, "a file on which each worker died") if is_deadly else self.score(film)
         self._attempts.end.remote(film)
         return row
 
@@ -146,52 +150,62 @@ def score_folder(source: str, out: str, model: str = "int8", workers: int | None
 
     Args:
         source: a folder, or the URI of one that ``pyarrow.fs`` knows, such as ``s3://bucket/films``.
-        out: a folder or URI; made if there is none.
+        out: a folder or URI; it is made if it does not exist.
         model: as ``Classifier.load`` takes it.
         workers: processes with one model each; by default as many as there are CPUs.
 
     Raises:
-        BulkError: if a folder cannot be read or written, holds no film or other results, or
-            another run's, or if Ray fails.
+        BulkError: if a folder cannot be read or written, if the source has no film, if ``out`` holds the
+            results of another model or source or another run writes to it, or if Ray fails.
         InvalidModelError: as ``Classifier.load`` raises it.
     """
-    films, left_out, filesystem, root = _list_films(source)
+    found = list_films(source)
     card = Classifier.load(model).card
     file = find_model(model).read_bytes()  # sent to the workers, so that all have the same
-    schema = SCHEMA.with_metadata({CARD_KEY: _digest(card), SOURCE_KEY: _identify(source)})
+    schema = SCHEMA.with_metadata({CARD_KEY: digest(card), SOURCE_KEY: identify(source)})
     store, folder = locate(out)
     check_writable(store, folder)
+    constructor_args = (file, card, found.filesystem, found.root)
     with hold(store, folder):
-        counts = _score_missing(films, workers, (file, card, filesystem, root), (store, folder, schema))
+        counts = _score_missing(dict(found.films), workers, constructor_args, (store, folder, schema))
     if not any(counts):
-        raise _no_film(source, left_out)
-    return Outcome(*counts, left_out)
+        raise no_film(source, found.left_out)
+    return Outcome(*counts, found.left_out)
+
+
+def digest(card: ModelCard) -> str:
+    """The sha256 of a card, which has the model's: a row depends on nothing else."""
+    return hashlib.sha256(json.dumps(dataclasses.asdict(card), sort_keys=True).encode()).hexdigest()
 
 
 def _score_missing(
     films: dict[str, bytes],
     workers: int | None,
-    model: tuple[Any, ...],
+    constructor_args: tuple[Any, ...],
     results: tuple[fs.FileSystem, str, pa.Schema],
 ) -> tuple[int, int, int]:
-    """Films scored now, films that had a row already, and those of both that failed."""
+    """Score the films that have no row; they are removed from ``films``.
+
+    Returns:
+        How many films were scored, how many had a row before, and how many of both failed.
+    """
     done = [error for path, error in read_rows(*results) if films.pop(path, None)]
     earlier, scored, failed = len(done), 0, len(done) - done.count(None)
     rows: list[Row] = []
-    scores = _score(list(films.values()), workers, model)
+    scores = _score(list(films.values()), workers, constructor_args)
     try:
         for row in tqdm(scores, total=len(films), unit="film", disable=None):
             if films.pop(row["path"], None) is None:
                 continue  # Ray may make a block twice
             if row["label"] is None and row["error"] is None:
-                continue  # no film
+                continue  # the file is not a film
             rows.append(row)
             scored += 1
             failed += row["error"] is not None
             if len(rows) == FILMS_PER_FILE:
                 write_rows(rows, *results)
                 rows = []
-    finally:  # what was scored is kept, whatever stops the run
+    finally:  # rows are kept whatever stops the run
         scores.close()
         if rows:
             write_rows(rows, *results)
@@ -200,8 +214,10 @@ def _score_missing(
     return scored, earlier, failed
 
 
-def _score(films: list[bytes], workers: int | None, model: tuple[Any, ...]) -> Generator[Row, None, None]:
-    """Rows of films in any order, on Ray; ``model`` is what ``Scorer`` takes, but for the last."""
+def _score(
+    films: list[bytes], workers: int | None, constructor_args: tuple[Any, ...]
+) -> Generator[Row, None, None]:
+    """Rows of films in any order, on Ray; the arguments are those of ``Scorer``, except the last."""
     if not films:
         return
     import ray
@@ -211,7 +227,7 @@ def _score(films: list[bytes], workers: int | None, model: tuple[Any, ...]) -> G
     local |= {"object_store_memory": STORE_BYTES}
     options = {} if os.environ.get("RAY_ADDRESS") else local
     with refuse("a RAY_ADDRESS where no cluster answers"):
-        _connect(os.environ.get("RAY_ADDRESS", ""))
+        _check_address(os.environ.get("RAY_ADDRESS", ""))
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
     try:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -222,14 +238,14 @@ def _score(films: list[bytes], workers: int | None, model: tuple[Any, ...]) -> G
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
         results = ray.data.from_arrow(blocks).map_batches(
             Scorer,
-            fn_constructor_args=(*model, attempts),
+            fn_constructor_args=(*constructor_args, attempts),
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(blocks))),
             num_cpus=1,
         )
         for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from table.to_pylist()
-    except ray.exceptions.ActorDiedError as error:  # on its start; Ray replaces those that die later
+    except ray.exceptions.ActorDiedError as error:  # at its start; Ray replaces those that die later
         reason = str(error).strip().splitlines()[-1]
         raise BulkError(
             f"Received a cluster whose workers do not start ({reason}); accepted is one with this "
@@ -242,60 +258,12 @@ def _score(films: list[bytes], workers: int | None, model: tuple[Any, ...]) -> G
         ray.shutdown()
 
 
-def _connect(address: str) -> None:
-    """Raise ``OSError`` where nothing listens at HOST:PORT, with or without ``ray://`` before it."""
+def _check_address(address: str) -> None:
+    """Raise ``OSError`` if nothing listens at HOST:PORT, with or without ``ray://`` before it."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), CONNECT_S).close()
 
 
-def _digest(card: ModelCard) -> str:
-    """Of all that a row depends on: the model's sha256 is in its card."""
-    return hashlib.sha256(json.dumps(dataclasses.asdict(card), sort_keys=True).encode()).hexdigest()
-
-
-def _identify(source: str) -> bytes:
-    """What a film's path stands for: a relative one depends on where it was given."""
-    is_whole = "://" in source or Path(source).is_absolute()
-    return os.fsencode(source if is_whole else f"{source} in {Path.cwd()}")
-
-
-def _list_films(source: str) -> tuple[dict[str, bytes], dict[str, str], fs.FileSystem | None, str]:
-    """What may be films, as text and as the file system has it; folders that were left out, and why; and
-    how to open the films: without a file system in the folder that follows, with one after leaving out
-    the prefix that follows."""
-    filesystem, folder, root, prefix = None, source, str(Path.cwd()), ""
-    if "://" in source:
-        filesystem, folder = locate(source)
-        root = prefix = source.partition("://")[0] + "://"
-    elif not is_folder(Path(source)):
-        raise BulkError(f"Received {source}, which is no folder; accepted is a folder or a URI of one.")
-    if filesystem is None or isinstance(filesystem, fs.LocalFileSystem):
-        found = {f"{prefix}{path}": reason for path, reason in list_files(Path(folder)).items()}
-    else:
-        found = {prefix + info.path: None for info in list_objects(filesystem, folder) if _is_named(info)}
-    films = {_to_text(name): os.fsencode(name) for name, reason in found.items() if reason is None}
-    left_out = {_to_text(name): reason for name, reason in found.items() if reason is not None}
-    if not films:
-        raise _no_film(source, left_out)
-    return films, left_out, filesystem, root
-
-
-def _is_named(info: fs.FileInfo) -> bool:
-    return info.is_file and Path(info.path).suffix.lower() in SUFFIXES
-
-
 def _fail(film: str, received: str) -> Row:
-    return fail_film(_to_text(film), InvalidImageError(received))
-
-
-def _no_film(source: str, left_out: dict[str, str]) -> BulkError:
-    reasons = "".join(f", but for {path}, {reason}" for path, reason in left_out.items())
-    return BulkError(
-        f"Received {source} without a film{reasons}; accepted are {', '.join(EXTENSIONS)} and DICOM."
-    )
-
-
-def _to_text(name: str) -> str:
-    """As ``predict`` prints it: file names need not be valid text."""
-    return name.encode(errors="backslashreplace").decode()
+    return fail_film(to_text(film), InvalidImageError(received))

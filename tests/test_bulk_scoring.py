@@ -1,4 +1,4 @@
-"""Ray runs in processes of its own here: its warnings and threads are none of pytest's."""
+"""Ray runs in its own processes here, so that its warnings and threads do not reach pytest."""
 
 import dataclasses
 import json
@@ -7,35 +7,31 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pyarrow import fs
 
 import cxr.cli
-from cxr.bulk import MAX_DEATHS, Scorer, _digest
+from cxr.bulk.scoring import MAX_DEATHS, Scorer, digest
+from cxr.bulk.stores import SCHEMA
 from cxr.classifier import Classifier, find_model
 from cxr.cli import main
-from cxr.results import CARD_KEY, MARKER, SCHEMA, SOURCE_KEY, BulkError, hold
 from cxr.rows import COLUMNS
-from tests.conftest import ROOT, SAMPLES, make_dicom, save_dicom
-from tests.test_cli import make_color_film
+from tests.conftest import ROOT, SAMPLES, make_color_film, make_dicom, save_dicom, write_films
 
-SITE = """  # each process imports it, as sitecustomize
+SITE = """  # each process of Ray imports it, as sitecustomize
 import os, signal, time
-import PIL.Image
+from cxr.decoding import DecoderPool
 
-decode = PIL.Image.open
+decode = DecoderPool.decode
 
-def watch(file, *args, **kwargs):
-    mark = file.getvalue()[-6:]
+def watch(pool, data, on_wait=None):
+    mark = data[-6:]
     with open(os.environ["CXR_JOURNAL"], "a+") as journal:
         journal.write(f"{os.getpid()} {mark.hex()}\\n")
         journal.seek(0)
@@ -44,18 +40,15 @@ def watch(file, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     if mark == b"linger" and is_first:
         time.sleep(600)
-    return decode(file, *args, **kwargs)
+    return decode(pool, data, on_wait)
 
-PIL.Image.open = watch
+DecoderPool.decode = watch
 """
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
-    (tmp_path / "journal").touch()
     films = tmp_path / "films"
     films.mkdir()
     return films
@@ -63,7 +56,10 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def start(folder):
-    """A run in a session of its own, of which ``finish`` finds what is left."""
+    """Starts a run in its own session, in which ``finish`` looks for processes that are left."""
+    (folder.parent / "site").mkdir()
+    (folder.parent / "site" / "sitecustomize.py").write_text(SITE)
+    (folder.parent / "journal").touch()
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {
         "PYTHONPATH": f"{folder.parent / 'site'}:{ROOT}",
@@ -79,7 +75,7 @@ def start(folder):
 
     yield start
     for process in processes:
-        process.kill()  # where the test has failed; Ray's processes follow it
+        process.kill()  # if the test has failed; Ray's processes follow it
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
@@ -118,14 +114,6 @@ def read_rows() -> list[dict]:
     rows = sorted(table.to_pylist(), key=lambda row: row["path"])
     assert len({row["path"] for row in rows}) == len(rows)
     return rows
-
-
-def write_films(folder: Path, number: int, marks: dict[int, bytes] | None = None) -> None:
-    """Copies of the samples, each with a mark of six letters behind its picture."""
-    samples = sorted(SAMPLES.glob("*.png"))
-    for i in range(number):
-        mark = (marks or {}).get(i, f"no{i:04}".encode())
-        (folder / f"film_{i:02}.png").write_bytes(samples[i % len(samples)].read_bytes() + mark)
 
 
 def test_rows_are_those_of_predict_and_none_is_made_twice(folder, start, capfd):
@@ -207,38 +195,6 @@ def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(folder, star
     assert len(read_rows()) == 12
 
 
-@pytest.mark.parametrize("prefix", ["", "file://"])
-def test_folders_that_are_left_out_are_named(folder, capfd, monkeypatch, prefix):
-    write_films(folder, 2)
-    (folder / "circle\x1b").symlink_to(folder)
-    (folder / "locked").mkdir(mode=0)
-    scandir = os.scandir
-
-    def refuse(place="."):  # root may list all
-        if os.fspath(place) == str(folder / "locked"):
-            raise PermissionError(13, "Permission denied", os.fspath(place))
-        return scandir(place)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    source = f"{prefix}{folder}"
-    keys = {CARD_KEY: _digest(Classifier.load("int8").card), SOURCE_KEY: source.encode()}
-    rows = [{"path": f"{source}/film_{i:02}.png", "label": "NORMAL"} for i in range(2)]
-    Path("rows").mkdir()  # nothing is left to score, so Ray is not started
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA.with_metadata(keys)), "rows/rows.parquet")
-    assert main(["bulk", source, "rows"]) == 1
-    err = capfd.readouterr().err
-    assert f"{source}/circle\\x1b was left out: received a link to a folder" in err
-    assert (
-        f"{source}/locked was left out: received a folder that cannot be listed (Permission denied)"
-        in err
-    )
-    assert "2 had rows already; 0 failed" in err
-    for i in range(2):
-        (folder / f"film_{i:02}.png").unlink()
-    assert main(["bulk", source, "rows"]) == 2
-    assert "without a film, but for" in capfd.readouterr().err
-
-
 @pytest.fixture(scope="module")
 def model() -> tuple:
     return find_model("int8").read_bytes(), Classifier.load("int8").card
@@ -275,105 +231,10 @@ def test_whatever_is_raised_on_the_way_to_a_film_is_its_row(model, folder, monke
     assert "Doe" not in row["error"]
 
 
-@pytest.fixture(params=["disk", "store"])
-def results(folder, request):
-    """A file system that locks, and one that has markers alone, each with a folder of results."""
-    (folder / "rows").mkdir()
-    if request.param == "disk":
-        return fs.LocalFileSystem(), str(folder / "rows")
-    return fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem()), "rows"
-
-
-def test_results_are_held_by_one_run_at_a_time(results):
-    with hold(*results):
-        for _ in range(2):  # a refusal leaves nothing behind
-            with pytest.raises(BulkError, match="another run writes"), hold(*results):
-                pytest.fail("two runs at once")
-    with hold(*results):
-        pass
-    with pytest.raises(KeyboardInterrupt), hold(*results):
-        raise KeyboardInterrupt
-    with hold(*results):
-        pass
-
-
-def test_runs_that_start_together_never_both_go_on(results):
-    inside, most, refused = [], [], []
-    barrier = threading.Barrier(4)
-
-    def run():
-        for _ in range(25):
-            barrier.wait()
-            try:
-                with hold(*results):
-                    inside.append(1)
-                    most.append(len(inside))
-                    time.sleep(0.001)
-                    inside.pop()
-            except BulkError as error:
-                refused.append(str(error))
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(most) + len(refused) == 100
-    assert {*most} <= {1}
-
-
-def test_the_marker_of_a_killed_run_is_named_with_what_to_do(folder):
-    store = fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
-    marker = folder / "rows" / f"{MARKER}1234"
-    marker.parent.mkdir()
-    marker.write_text("process 7 on ward, started yesterday")
-    with pytest.raises(BulkError) as caught, hold(store, "rows"):
-        pass
-    assert "process 7 on ward, started yesterday" in str(caught.value)
-    assert f"delete rows/{marker.name}" in str(caught.value)
-    marker.unlink()
-    with hold(store, "rows"):
-        assert len(list(marker.parent.iterdir())) == 1
-    assert list(marker.parent.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("argv", "sentence"),
-    [
-        (["missing", "rows"], "no folder"),
-        (["films/film_00.png", "rows"], "no folder"),
-        (["empty", "rows"], "without a film"),
-        (["nothing://films", "rows"], "Unrecognized filesystem"),
-        (["file:///nowhere/films", "rows"], "cannot be listed"),
-        (["films", "nothing://rows"], "Unrecognized filesystem"),
-        (["films", "films/film_00.png"], "cannot be written"),
-        (["films", "torn"], "torn.parquet"),
-        (["films", "other"], "another model"),
-        (["films", "moved"], "another source"),
-        (["films", "rows", "--model", "int4"], "int4"),
-    ],
-)
-def test_wrong_usage_is_one_sentence(folder, capfd, argv, sentence):
-    write_films(folder, 1)
-    for name in ("empty", "torn", "other"):
-        Path(name).mkdir()
-    Path("torn", "torn.parquet").write_bytes(b"PAR1 and no more")
-    pq.write_table(SCHEMA.empty_table(), "other/other.parquet")
-    keys = {CARD_KEY: _digest(Classifier.load("int8").card), SOURCE_KEY: b"films in /elsewhere"}
-    Path("moved").mkdir()
-    pq.write_table(SCHEMA.with_metadata(keys).empty_table(), "moved/moved.parquet")
-    assert main(["bulk", *argv]) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.startswith("cxr: Received")
-    assert sentence in err
-    assert err.count("\n") == 1
-
-
-def test_other_calibrations_are_told_apart():
+def test_thedigest_distinguishes_calibrations():
     card = Classifier.load("int8").card
-    assert _digest(card) == _digest(dataclasses.replace(card))
-    assert _digest(card) != _digest(dataclasses.replace(card, threshold=0.6))
+    assert digest(card) == digest(dataclasses.replace(card))
+    assert digest(card) != digest(dataclasses.replace(card, threshold=0.6))
 
 
 def test_a_dead_cluster_is_one_sentence(folder, capfd, monkeypatch):

@@ -1,0 +1,112 @@
+"""What a visitor's session keeps from one run of the page to the next, and the keys of its widgets.
+
+``st.session_state`` holds one ``PageState`` and the values of the widgets. No other module names them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+from cxr import Latency
+from cxr.rows import Row
+
+PAGE_STATE = "page_state"
+MODEL, THREADS = "model", "threads"  # these two are also the names in the address
+COMPARE, THRESHOLD, VIEWER = "compare", "threshold", "viewer"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownFilm:
+    """A decoded film.
+
+    Attributes:
+        pixels: uint8 (H, W), or a smaller copy of them where that is enough.
+        size: H and W as they were decoded, px.
+        notes: sentences that a viewer should know.
+        digest: the sha256 of its file.
+        decode_ms: how long decoding took.
+        was_inverted: whether ``pixels`` were inverted because the visitor requested it.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    notes: tuple[str, ...]
+    digest: str
+    decode_ms: float
+    was_inverted: bool = False
+
+
+@dataclasses.dataclass(eq=False)  # it is a member of a set, and its film changes
+class FilmSlot:
+    """The film that a session shows. Other sessions may empty it; the film is then decoded again.
+
+    Attributes:
+        film: the film as it was decoded, or None.
+        used: when it was last shown, by the monotonic clock, s.
+    """
+
+    film: ShownFilm | None = None
+    used: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """The pictures of a film and of its evidence, as data URLs, and how long it took to make them."""
+
+    film: str
+    layer: str
+    draw_ms: float
+
+
+@dataclasses.dataclass
+class PageState:
+    """The session's own state, without the values of widgets.
+
+    Attributes:
+        emptied: how often the drop zone was emptied; a new key gives an empty widget.
+        slot: the film that is shown.
+        rows: rows of the batch, by the key of the file and the sha256 of the model.
+        inversion_requested: digests of the films that the visitor wants to see inverted.
+        overridden: digests of the refused films whose score the visitor wants to see.
+        drawing: what the drawing depends on, and the drawing.
+        latencies: by the number of models, what the measurements depend on, and the measurements.
+    """
+
+    emptied: int = 0
+    slot: FilmSlot = dataclasses.field(default_factory=FilmSlot)
+    rows: dict[tuple[str, str], Row] = dataclasses.field(default_factory=dict)
+    inversion_requested: set[str] = dataclasses.field(default_factory=set)
+    overridden: set[str] = dataclasses.field(default_factory=set)
+    drawing: tuple[Hashable, Drawing] | None = None
+    latencies: dict[int, tuple[Hashable, list[Latency]]] = dataclasses.field(default_factory=dict)
+
+
+def get_state() -> PageState:
+    """The state of the session that runs."""
+    if PAGE_STATE not in st.session_state:
+        st.session_state[PAGE_STATE] = PageState()
+    return st.session_state[PAGE_STATE]
+
+
+def drop_zone_key() -> str:
+    """The key of the drop zone, which is another one each time that it was emptied."""
+    return f"upload_{get_state().emptied}"
+
+
+def list_uploads() -> Sequence[UploadedFile]:
+    """The files in the drop zone, also before it is drawn."""
+    return st.session_state.get(drop_zone_key()) or ()
+
+
+def batch_key(files: Sequence[str]) -> str:
+    """The key of the table of a batch: other files make another table, without the old selection.
+
+    Args:
+        files: the keys of the files that the visitor brought.
+    """
+    return "batch of " + " ".join(files)

@@ -1,0 +1,187 @@
+"""The page with other models and cards, through streamlit's AppTest."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import streamlit as st
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+import cxr
+import cxr.classifier
+from streamlit_app.film import decode
+from streamlit_app.report import make_report
+from tests.conftest import ROOT, SAMPLES, load_photograph, png, upload
+
+NORMAL = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
+
+
+def copy_models(folder, **change) -> None:
+    """The shipped models with other cards."""
+    for name in cxr.classifier.MODEL_NAMES:
+        model = cxr.classifier.find_model(name)
+        shutil.copy(model, folder)
+        card = json.loads(model.with_suffix(".json").read_text()) | change
+        (folder / model.name).with_suffix(".json").write_text(json.dumps(card))
+
+
+def test_an_uncertain_film_is_said_to_be_one(tmp_path, monkeypatch):
+    """With a card whose band is all of 0..1."""
+    for name in cxr.classifier.MODEL_NAMES:
+        model = cxr.classifier.find_model(name)
+        shutil.copy(model, tmp_path)
+        card = json.loads(model.with_suffix(".json").read_text()) | {"uncertain": [0.0, 1.0]}
+        (tmp_path / model.name).with_suffix(".json").write_text(json.dumps(card))
+    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+    st.cache_resource.clear()
+    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    page.button(key="pneumonia_1").click().run()
+    st.cache_resource.clear()
+    assert not page.exception
+    assert "Uncertain" in page.subheader[0].value
+    assert any("not to be relied on" in " ".join(m.value.split()) for m in page.markdown)
+
+
+def test_model_and_thread_choice(page):
+    page.button(key="pneumonia_1").click().run()
+    page.radio(key="model").set_value("float32")
+    page.radio(key="threads").set_value(2).run()
+    assert not page.exception
+    assert any("2 threads" in m.value for m in page.markdown)
+    assert any("float32" in m.value for m in page.sidebar.markdown)
+
+
+def test_comparison(page):
+    page.button(key="pneumonia_1").click().run()
+    page.toggle(key="compare").set_value(True).run()
+    assert not page.exception
+    table = page.sidebar.table[0].value
+    assert list(table.columns) == ["int8", "float32"]
+    assert list(table.index) == ["size", "probability", "screening", "median", "p95"]
+    for name in ("int8", "float32"):
+        classifier = cxr.Classifier.load(name)
+        prediction = classifier.predict(cxr.read_image(SAMPLES / "pneumonia_1.png"))
+        assert float(table.loc["probability", name]) == pytest.approx(prediction.probability, abs=1e-3)
+        assert table.loc["size", name] == f"{classifier.card.size_bytes / 1e6:.1f} MB"
+        assert float(table.loc["median", name].removesuffix(" ms")) > 0
+
+
+def test_model_facts_come_from_the_card(page):
+    card = cxr.classifier.Classifier.load("int8").card
+    table = page.sidebar.table[0].value
+    auroc = card.metrics["test"]["auroc"]
+    assert table.loc["auroc"].item().startswith(f"{auroc['value']:.3f}")
+
+
+def test_a_missing_model_gets_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+    st.cache_resource.clear()
+    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    assert not page.exception
+    assert "The model cannot be used. Received the model pneumonia_int8" in page.error[0].value
+
+
+@pytest.mark.parametrize("damage", ["truncated", "swapped", "wrong hash"])
+def test_a_damaged_model_gets_a_page_and_no_other_answers(tmp_path, monkeypatch, damage):
+    for name in cxr.classifier.MODEL_NAMES:
+        model = cxr.classifier.find_model(name)
+        shutil.copy(model, tmp_path)
+        shutil.copy(model.with_suffix(".json"), tmp_path)
+    broken = tmp_path / "pneumonia_int8.tflite"
+    if damage == "truncated":
+        broken.write_bytes(broken.read_bytes()[:100_000])
+    elif damage == "swapped":
+        shutil.copy(tmp_path / "pneumonia_float32.tflite", broken)
+    else:
+        broken.write_bytes(broken.read_bytes()[:-1] + b"x")
+    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+    st.cache_resource.clear()
+    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    assert not page.exception
+    assert "The model cannot be used. Received pneumonia_int8.tflite" in page.error[0].value
+    assert any("no other model answers in its place" in m.value for m in page.markdown)
+    assert not page.subheader
+    page.radio(key="model").set_value("float32").run()  # the visitor's own choice
+    st.cache_resource.clear()
+    assert not page.error
+    assert page.button(key="normal_1")
+
+
+@pytest.mark.parametrize("step", [-4e-4, 0, 4e-4])
+def test_no_probability_is_rounded_across_the_threshold(tmp_path, monkeypatch, step):
+    """A threshold just above, at and just below the probability of a film."""
+    probability = cxr.Classifier.load("int8").predict(NORMAL).probability
+    threshold = probability - step
+    copy_models(tmp_path, threshold=threshold, uncertain=[threshold, threshold])
+    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+    st.cache_resource.clear()
+    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    page.button(key="normal_1").click().run()
+    page.toggle(key="compare").set_value(True).run()
+    st.cache_resource.clear()
+    assert not page.exception
+    verdict = page.subheader[0].value
+    shown = float(re.search(r"(\d\.\d+)", verdict)[1])
+    text = next(m.value for m in page.markdown if "The calibrated probability" in m.value)
+    limit = float(re.search(r"threshold of (\d\.\d+)", text)[1])
+    assert (shown >= limit) == verdict.startswith("Pneumonia likely") == ("reaches" in text)
+    assert (shown == limit) == (step == 0)
+    compared = float(page.sidebar.table[0].value.loc["probability", "int8"])
+    assert step == 0 or (compared >= limit) == (shown >= limit)  # it has three decimals
+    shown_film = decode((SAMPLES / "normal_1.png").read_bytes())
+    classifier = cxr.Classifier.load("int8")
+    html = make_report(shown_film, classifier.predict(shown_film.pixels), classifier.card)
+    told = float(re.search(r"probability (\d\.\d+)", html)[1])
+    threshold_told = float(re.search(r"Threshold</th><td>(\d\.\d+)", html)[1])
+    assert (told >= threshold_told) == (shown >= limit)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": 0.996},
+        {"novelty": None},
+        {"cause": None},
+        {"metrics": None},
+    ],
+)
+def test_a_card_that_lacks_something_still_makes_a_page(tmp_path, monkeypatch, change):
+    for name in cxr.classifier.MODEL_NAMES:
+        model = cxr.classifier.find_model(name)
+        shutil.copy(model, tmp_path)
+        card = json.loads(model.with_suffix(".json").read_text())
+        if "metrics" in change:
+            change = {"metrics": {k: v for k, v in card["metrics"].items() if k != "external"}}
+        (tmp_path / model.name).with_suffix(".json").write_text(json.dumps(card | change))
+    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+    st.cache_resource.clear()
+    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    for pixels in (NORMAL, 255 - NORMAL, load_photograph()):
+        upload(page, "film.png", png(pixels))
+        assert not page.exception
+    st.cache_resource.clear()
+
+
+def test_a_comparison_without_the_other_model_gets_a_sentence(tmp_path, monkeypatch):
+    model = cxr.classifier.find_model("int8")
+    shutil.copy(model, tmp_path)
+    shutil.copy(model.with_suffix(".json"), tmp_path)
+    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+    st.cache_resource.clear()
+    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    page.button(key="normal_1").click().run()
+    page.toggle(key="compare").set_value(True).run()
+    st.cache_resource.clear()
+    assert not page.exception
+    assert page.subheader[0].value.startswith("Pneumonia unlikely")
+    assert "The comparison is not possible. Received the model pneumonia_float32" in page.error[0].value
+
+
+def test_cold_times_belong_to_the_model_and_thread_count(page):
+    page.button(key="pneumonia_1").click().run()
+    text = " ".join(m.value for m in page.markdown)
+    assert "First use of this model and thread count" in text
+    assert "when this server started" not in text
