@@ -13,6 +13,7 @@ from training.flags import add_flags, from_flat, to_flat
 
 COMMANDS = [
     "training.dataset", "training.train", "training.evaluate", "training.composites",
+    "training.convert_torchvision",
     "export.__main__", "export.measure", "export.saved_model",
     "experiments.ablate", "experiments.backbones", "experiments.shortcuts", "experiments.explanation",
     "experiments.resolution", "experiments.formats", "experiments.layers", "experiments.sparsity",
