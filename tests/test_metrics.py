@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 from scipy.special import expit
+from sklearn.metrics import roc_auc_score
 
 from training.calibration import Calibration, calibrate, find_uncertain_band, fit_calibration
 from training.metrics import (
+    auroc,
     auroc_with_interval,
     compute_metrics,
     map_correlation,
@@ -155,3 +157,12 @@ def test_maps_are_compared_by_rank():
     maps = np.random.default_rng(0).standard_normal((4, 5, 5))
     assert map_correlation(maps, np.exp(maps)) == pytest.approx(1.0)
     assert map_correlation(maps, -maps) == pytest.approx(-1.0)
+
+
+def test_auroc_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        positive = rng.random(60) < 0.3
+        positive[:2] = True, False
+        scores = np.round(rng.normal(positive, 1.0), 1)  # with ties
+        assert auroc(positive, scores) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)

@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.stats import binomtest, spearmanr
-from sklearn.metrics import roc_auc_score
+from scipy.stats import binomtest, rankdata, spearmanr
 
 BOOTSTRAP_RESAMPLES = 1000
 CALIBRATION_BINS = 10
 
 Metrics = dict[str, float]
 Intervals = dict[str, dict[str, float]]
+
+
+def auroc(positive: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve, as the Mann-Whitney statistic (Hanley and McNeil 1982).
+
+    It equals scikit-learn's ``roc_auc_score``, which takes a hundred times as long: too long for the
+    thousand resamples of each interval.
+
+    Args:
+        positive: bool (N,), with both values.
+        scores: (N,); ties count one half.
+    """
+    count = int(positive.sum())
+    below = rankdata(scores)[positive].sum() - count * (count + 1) / 2
+    return float(below / (count * (len(positive) - count)))
 
 
 def compute_metrics(
@@ -35,7 +49,7 @@ def compute_metrics(
     squared_error = (probabilities - positive) ** 2
     certain = (probabilities < uncertain[0]) | (probabilities > uncertain[1])
     return {
-        "auroc": float(roc_auc_score(positive, probabilities)),
+        "auroc": auroc(positive, probabilities),
         "accuracy": float(np.mean(predicted == positive)),
         "sensitivity": float(np.mean(predicted[positive])),
         "specificity": float(np.mean(~predicted[~positive])),
@@ -147,9 +161,9 @@ def auroc_with_interval(
     samples = []
     for drawn in _draw_patients(patients, seed):
         if 0 < labels[drawn].sum() < len(drawn):
-            samples.append(roc_auc_score(labels[drawn], scores[drawn]))
+            samples.append(auroc(labels[drawn] > 0.5, scores[drawn]))
     low, high = np.percentile(samples, (2.5, 97.5))
-    return {"value": float(roc_auc_score(labels, scores)), "low": float(low), "high": float(high)}
+    return {"value": auroc(labels > 0.5, scores), "low": float(low), "high": float(high)}
 
 
 def share_with_interval(flags: np.ndarray, patients: Sequence[str], seed: int = 0) -> dict[str, float]:
