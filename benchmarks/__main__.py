@@ -25,9 +25,9 @@ PACKAGES = ("ai-edge-litert", "tensorflow", "tf-keras", "onnxruntime", "openvino
 MODELS = [str(ROOT / "models" / f"pneumonia_{name}.tflite") for name in ("int8", "float32")]
 
 
-def run(module: str, *arguments: object) -> str:
+def run(module: str, *arguments: object, package: str = "benchmarks") -> str:
     """Run a benchmark. Returns the table that it prints, without messages of libraries."""
-    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    command = [sys.executable, "-m", f"{package}.{module}", *map(str, arguments)]
     print(" ".join(command[2:]), file=sys.stderr, flush=True)
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return "\n".join(line for line in result.stdout.splitlines() if line.startswith("|"))
@@ -58,7 +58,7 @@ def main() -> None:
     rows.append(run("throughput"))
     rows.append(run("training_speed", "--data", data))
     operators = run("operators", *MODELS)
-    levers = run("levers", "--peers", out / str(SIZES[0]), "--data", data)
+    levers = run("levers", "--peers", out / str(SIZES[0]), "--data", data, package="experiments")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     machine = f"{cpu_name()}, {os.cpu_count()} cores, {datetime.date.today()};\n{versions}."
     parts = (machine, "\n".join(rows), "Milliseconds by operator:", operators, "Other splits:", levers)

@@ -30,6 +30,7 @@ from export.convert import build_export_model, save_with_signature, to_tflite
 from export.quantize import choose_calibration_films, quantize
 from training.config import TrainConfig
 from training.model import build_from, load_run
+from training.sources import load_films
 
 SIZES = (160, 224)
 
@@ -45,7 +46,7 @@ def make_peers(run: Path, out: Path, size: int, data: str | None) -> None:
     """
     config, trained = load_run(run, "pruned_weights.h5")
     model = resize(config, trained, size)
-    films = choose_calibration_films(data or config.data, size)
+    films = choose_calibration_films(load_films(data or config.data, "train", size))
     out.mkdir(parents=True, exist_ok=True)
     model.save(out / "keras.h5")
     write_litert(model, films, out)

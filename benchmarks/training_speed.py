@@ -24,9 +24,10 @@ from benchmarks.server import ROOT
 from benchmarks.table import print_rows
 from training.batches import training_batches
 from training.config import TrainConfig
-from training.dataset import load_split, write_shards
+from training.dataset import write_shards
 from training.model import build_from, set_trainable
 from training.optimization import compile_model
+from training.sources import load_split
 
 PIPELINE, STEP, BOTH = "input pipeline alone", "training step alone", "both, as in training"
 DEVICES = (1, 2)

@@ -1,11 +1,12 @@
-"""Is this a film like those in training? How far its embedding lies from what they span.
+"""How unlike the training images an image is: the distance of its embedding from their subspace.
 
-The embeddings of the training films lie near a subspace. The distance of a film's embedding from it
-(the residual of a principal component analysis) is small for films of the same kind and large for
-photographs, scans and text (Hawkins 1974; for images in networks, Guan et al. 2023). It is
-given as a multiple of the validation films' median, so 1 is usual.
+The embeddings of the training images lie near a subspace. The distance of an embedding from it (the
+residual of a principal component analysis) is small for images of the same kind and large for
+photographs, scans and text (Hawkins 1974; for images in networks, Guan et al. 2023). It is given as a
+multiple of the median over the validation images, so 1 is usual. ``training.novelty`` fits the subspace
+and the limits.
 
-A film whose gray levels are inverted, with white air, is told by its correlation with the mean film.
+Images with inverted gray levels, with white air, are detected by their correlation with the mean image.
 """
 
 from __future__ import annotations
@@ -18,25 +19,21 @@ import numpy as np
 from PIL import Image
 
 TYPICAL, UNFAMILIAR, REFUSED = "typical", "unfamiliar", "refused"
-COMPONENTS = 96
 TEMPLATE_PX = 16
-INVERTED_CORRELATION = -0.3  # validation films lie above +.4, the same inverted below -.5
-UNFAMILIAR_PERCENTILE = 98.0  # of the validation films
-SMALLEST = 1e-12
-REFUSED_SIGMAS = 3.7  # above the validation films' mean, of the logarithm
+INVERTED_CORRELATION = -0.3  # validation images are above +.4, their negatives below -.5
 
 
 @dataclasses.dataclass(frozen=True)
 class NoveltyModel:
-    """What training films look like to the network, and how unlike them a film may be.
+    """The subspace of the training images, and the limits of the distance from it.
 
     Attributes:
-        mean: float32 (E,), of the training films' embeddings.
-        components: float32 (K, E), orthonormal but for rounding to 8 bits.
-        template: float32 (16, 16), the mean training film, of mean 0.
-        usual: the validation films' median residual, > 0.
-        unfamiliar: novelty above which a film is unlike those of training.
-        refused: novelty above which it is no frontal chest film.
+        mean: float32 (E,), the mean embedding of the training images.
+        components: float32 (K, E), orthonormal up to rounding to 8 bits.
+        template: float32 (16, 16), the mean training image, of mean 0.
+        usual: the median residual of the validation images, > 0.
+        unfamiliar: novelty above which an image is unlike those of training.
+        refused: novelty above which it is not a frontal chest radiograph.
     """
 
     mean: np.ndarray
@@ -46,40 +43,8 @@ class NoveltyModel:
     unfamiliar: float
     refused: float
 
-    @classmethod
-    def fit(
-        cls,
-        embeddings: np.ndarray,
-        images: np.ndarray,
-        validation_embeddings: np.ndarray,
-        components: int = COMPONENTS,
-    ) -> NoveltyModel:
-        """Learn the subspace from training films, and the limits from validation films.
-
-        Args:
-            embeddings: float32 (N, E) of the training films, N above ``components``.
-            images: uint8 (N, S, S, 1) of the same, as ``preprocess`` gives them.
-            validation_embeddings: float32 (V, E) of other patients' films.
-            components: dimension of the subspace.
-        """
-        mean = embeddings.mean(axis=0).astype(np.float32)
-        _, _, rows = np.linalg.svd(embeddings - mean, full_matrices=False)
-        template = np.mean([_shrink(image) for image in images], axis=0)
-        basis, scale = _round_to_int8(rows[:components])
-        unlimited = cls(mean, basis * scale, template, 1.0, np.inf, np.inf)
-        residuals = np.array([unlimited.score(e) for e in validation_embeddings])
-        residuals = np.maximum(residuals, SMALLEST)  # of a network that tells nothing apart
-        usual = float(np.median(residuals))
-        logs = np.log(residuals / usual)
-        return dataclasses.replace(
-            unlimited,
-            usual=usual,
-            unfamiliar=float(np.exp(np.percentile(logs, UNFAMILIAR_PERCENTILE))),
-            refused=float(np.exp(logs.mean() + REFUSED_SIGMAS * logs.std())),
-        )
-
     def score(self, embedding: np.ndarray) -> float:
-        """Novelty of an embedding, float32 (E,): above 0, 1 is usual."""
+        """Novelty of an embedding float32 (E,), at least 0. A value of 1 is usual."""
         difference = embedding - self.mean
         residual = difference - (self.components @ difference) @ self.components
         return float(np.linalg.norm(residual)) / self.usual
@@ -91,14 +56,14 @@ class NoveltyModel:
         return UNFAMILIAR if novelty > self.unfamiliar else TYPICAL
 
     def is_inverted(self, image: np.ndarray) -> bool:
-        """Whether a prepared film, uint8 (S, S, 1), is the negative of a chest film."""
-        shrunk = _shrink(image)
+        """Whether a prepared image, uint8 (S, S, 1), is the negative of a chest radiograph."""
+        shrunk = shrink(image)
         lengths = np.linalg.norm(shrunk) * np.linalg.norm(self.template)
         return bool(np.sum(shrunk * self.template) < INVERTED_CORRELATION * lengths)
 
     def to_json(self) -> dict[str, Any]:
-        """Statistics for the card: arrays as base64 of float32, components of int8 with a scale each."""
-        basis, scale = _round_to_int8(self.components)
+        """Statistics for the card: float32 arrays in base64, and int8 components with a scale each."""
+        basis, scale = round_to_int8(self.components)
         return {
             "usual": self.usual,
             "unfamiliar": self.unfamiliar,
@@ -114,7 +79,7 @@ class NoveltyModel:
         """The inverse of ``to_json``.
 
         Raises:
-            ValueError: if fields are missing, or do not fit each other.
+            ValueError: if fields are missing or do not fit together.
         """
         try:
             mean = _decode(card["mean"], np.float32)
@@ -136,15 +101,15 @@ class NoveltyModel:
             raise ValueError(f"received novelty statistics that cannot be used: {error}") from error
 
 
-def _shrink(image: np.ndarray) -> np.ndarray:
-    """A prepared film's coarse layout, float32 (16, 16), of mean 0."""
+def shrink(image: np.ndarray) -> np.ndarray:
+    """The coarse layout of a prepared image, float32 (16, 16), of mean 0."""
     small = Image.fromarray(image[..., 0]).resize((TEMPLATE_PX, TEMPLATE_PX), Image.Resampling.BOX)
     small = np.asarray(small, np.float32)
     return small - small.mean()
 
 
-def _round_to_int8(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int8 (K, E) and the scale of each row, float32 (K, 1)."""
+def round_to_int8(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round rows to int8. Returns int8 (K, E) and the scale of each row, float32 (K, 1)."""
     scale = (np.abs(rows).max(axis=1, keepdims=True) / 127).astype(np.float32)
     return np.rint(rows / scale).astype(np.int8), scale
 

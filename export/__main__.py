@@ -31,9 +31,10 @@ from export.validate import (
     write_models,
 )
 from training.config import TrainConfig
-from training.dataset import Films, load_films
+from training.flags import add_flags, setting, to_flat
 from training.model import load_run
-from training.run_folder import COMMIT, add_flags
+from training.run_folder import COMMIT
+from training.sources import LabelledImages, load_films, load_sizes
 from training.validation import load_validation
 
 DATA = (
@@ -51,11 +52,12 @@ PACKAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """An export. The defaults are the published one."""
+    """An export. The defaults are those of the published export."""
 
-    sparsity: float = 0.3  # of the 1x1 kernels; buys gzipped size, not latency (models/README.md)
-    epochs: int = 1  # of fine-tuning while pruning
-    learning_rate: float = 1e-4
+    # sparsity makes the gzipped file smaller, not the model faster (models/README.md)
+    sparsity: float = setting(0.3, "share of zeros in the 1x1 kernels")
+    epochs: int = setting(1, "epochs of fine-tuning while pruning")
+    learning_rate: float = setting(1e-4, "peak learning rate of the fine-tune")
 
 
 def export(
@@ -64,10 +66,10 @@ def export(
     """Make and measure the models of a run.
 
     Args:
-        run: ``runs/<name>`` of ``training.train``; the pruned weights are left there.
+        run: ``runs/<name>`` of ``training.train``; the pruned weights are saved there.
         config: pruning.
-        data: the data set, where it is not at the run's own path.
-        external: labelled films of another hospital, for the card to say what the model is worth there.
+        data: the data set, if it is no longer at the run's own path.
+        external: labelled images of another hospital, which the card reports the metrics of.
 
     Returns:
         Reports of ``dense float32`` (before pruning), ``float32`` and ``int8``.
@@ -78,17 +80,18 @@ def export(
     """
     trained, model = load_run(run)
     trained = dataclasses.replace(trained, data=data or trained.data)
-    dense = to_tflite(model)
-    if config.sparsity > 0:
-        model = prune(model, trained, config.sparsity, config.epochs, config.learning_rate)
-    model.save_weights(run / "pruned_weights.h5")
-    float32 = to_tflite(model)
-    films = choose_calibration_films(trained.data, trained.image_size)
-    int8 = quantize(float32, films)
-
+    train, larger = load_sizes(trained.data, "train", (trained.image_size, trained.film_size))
     validation = load_validation(trained)
     test = load_films(trained.data, "test", trained.image_size)
-    train = load_films(trained.data, "train", trained.image_size)
+
+    dense = to_tflite(model)
+    if config.sparsity > 0:
+        model = prune(model, trained, larger, config.sparsity, config.epochs, config.learning_rate)
+    model.save_weights(run / "pruned_weights.h5")
+    float32 = to_tflite(model)
+    films = choose_calibration_films(train)
+    int8 = quantize(float32, films)
+
     digests = {"train": digest(train), "validation": digest(validation.films), "test": digest(test)}
     origin = _describe_training(trained, run) | {"data_sha256": digests}
     origin |= {"external": external.name} if external else {}
@@ -112,9 +115,9 @@ def export(
     return gate_cause(reports)
 
 
-def digest(films: Films) -> str:
-    """sha256 of the films' paths inside the data set and of their network pixels, in the order of the
-    paths: the same from images, shards and pairs of records, whose files differ."""
+def digest(films: LabelledImages) -> str:
+    """sha256 of the paths inside the data set and of the network's pixels, in the order of the paths. It
+    is the same for images, shards and pairs of records, although their files differ."""
     checksum = hashlib.sha256()
     for i in np.argsort(films.paths):
         checksum.update(films.paths[i].encode() + b"\0" + films.images[i].tobytes())
@@ -122,8 +125,8 @@ def digest(films: Films) -> str:
 
 
 def _describe_training(config: TrainConfig, run: Path) -> dict[str, Any]:
-    """Provenance of the dense model, without the paths of a machine."""
-    training = dataclasses.asdict(config)
+    """Provenance of the dense model, without paths of the machine."""
+    training = to_flat(config)
     commit = run / COMMIT
     for name in ("name", "data", "weights"):
         del training[name]
@@ -144,9 +147,14 @@ def main() -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--run", type=Path, required=True, help="runs/NAME of training.train")
-    parser.add_argument("--out", type=Path, default=Path("models"), help="the models folder")
-    parser.add_argument("--data", help="the data set, where it has moved since training")
-    parser.add_argument("--external", type=Path, help="labelled films of another hospital, measured too")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("models"),
+        help="folder for the models, their cards and README.md",
+    )
+    parser.add_argument("--data", help="the data set, if it has moved since training")
+    parser.add_argument("--external", type=Path, help="labelled images of another hospital")
     add_flags(parser, ExportConfig)
     options = vars(parser.parse_args())
     run, out, data, external = (options.pop(name) for name in ("run", "out", "data", "external"))

@@ -1,4 +1,4 @@
-"""Keras model to float32 .tflite with the signature that the runtime reads."""
+"""Convert a Keras model to a float32 .tflite file with the signature that the runtime reads."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from training.model import CAUSE_LAYER, LOGIT_LAYER, POOLED_LAYER
 def build_export_model(model: tf_keras.Model) -> tf_keras.Model:
     """The four outputs of the contract on a trained model's weights.
 
-    With global average pooling and one Dense unit, the Dense kernel used as a 1x1 convolution gives
-    the class activation map, and its mean over cells is the logit (Zhou et al. 2016): exact, no
-    gradient needed.
+    With global average pooling and one Dense unit, the Dense kernel used as a 1x1 convolution gives the
+    class activation map, whose mean over the cells is exactly the logit (Zhou et al. 2016). This needs no
+    gradient.
 
     Args:
         model: of ``training.model.build_model``.
 
     Returns:
-        float32 (B, S, S, 1) to ``logit`` (B, 1), ``cause`` (B, 1), ``evidence`` (B, S/32, S/32, 1) and
-        ``embedding`` (B, C), float32 all.
+        A model from float32 (B, S, S, 1) to ``logit`` (B, 1), ``cause`` (B, 1), ``evidence``
+        (B, S/32, S/32, 1) and ``embedding`` (B, C), all float32.
     """
     features = model.get_layer(POOLED_LAYER).input
     kernel, bias = model.get_layer(LOGIT_LAYER).get_weights()

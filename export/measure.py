@@ -1,6 +1,6 @@
 """Measure exported models through the runtime that will serve them.
 
-Command, which measures the models of a folder again and replaces the metrics in their cards::
+This command measures the models of a folder again and replaces the metrics in their cards::
 
     python -m export.measure --data data/chest_xray --external data/nih_adults
 """
@@ -18,12 +18,15 @@ import numpy as np
 from cxr.classifier import MODEL_NAMES, MODELS_DIR, Classifier
 from cxr.imaging import read_image
 from cxr.novelty import NoveltyModel
+from training.calibration import Calibration
 from training.config import TrainConfig
-from training.dataset import Films, list_labelled, load_films
-from training.evaluate import Calibration, auroc_with_interval, share_with_interval
+from training.flags import from_flat
+from training.metrics import auroc_with_interval, share_with_interval
+from training.names import list_labelled
+from training.sources import LabelledImages, load_films
 from training.validation import Validation, load_validation
 
-UNSCREENED = "corrupted"  # the limits of novelty are for films as they come
+UNSCREENED = "corrupted"  # the novelty limits are for images without corruption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class ScoredFilms:
-    """A model's scores on N films whose label is known, and whose series (N,) may be."""
+    """A model's scores on N labelled images. ``series`` (N,) is None where it is not known."""
 
     scores: Scores
     labels: np.ndarray
@@ -47,7 +50,7 @@ class ScoredFilms:
 
 
 def score(classifier: Classifier, films: Iterable[np.ndarray]) -> Scores:
-    """Films, uint8 (H, W) each, one by one as users run them."""
+    """Score images uint8 (H, W) one by one, as users do."""
     predictions = [classifier.predict(film) for film in films]
     return Scores(
         np.array([p.logit for p in predictions]),
@@ -58,15 +61,15 @@ def score(classifier: Classifier, films: Iterable[np.ndarray]) -> Scores:
 
 
 def score_splits(
-    classifier: Classifier, validation: Validation, test: Films, external: Path | None
+    classifier: Classifier, validation: Validation, test: LabelledImages, external: Path | None
 ) -> dict[str, ScoredFilms]:
-    """Score all films that a card speaks of.
+    """Score all images that a card reports metrics of.
 
     Args:
         classifier: the model.
-        validation: films as they are and corrupted.
-        test: films of the official test split.
-        external: a folder of labelled films of another hospital, if there is one.
+        validation: images of the validation patients.
+        test: images of the official test split.
+        external: a folder of labelled images of another hospital, if there is one.
 
     Returns:
         ``validation``, ``corrupted``, ``test`` and, where it is given, ``external``.
@@ -99,7 +102,7 @@ def measure_splits(
     Args:
         scored: of ``score_splits``.
         calibration: of the model.
-        novelty: of the model; without it films are not screened.
+        novelty: of the model; without it the images are not screened.
     """
     metrics = {}
     for name, films in scored.items():
@@ -116,14 +119,14 @@ def measure_splits(
 
 
 def _measure_cause(films: ScoredFilms) -> dict[str, float]:
-    """AUROC of virus against bacteria on the films with pneumonia."""
+    """AUROC of virus against bacteria on the images with pneumonia."""
     sick = films.labels == 1
     viral, patients = films.series[sick] == "virus", np.array(films.patients)[sick]
     return auroc_with_interval(viral, films.scores.causes[sick], patients)
 
 
 def _screen(novelty: NoveltyModel, films: ScoredFilms) -> dict[str, Any]:
-    """Share of the films that are unfamiliar or refused, and that are refused."""
+    """Share of the images that are unfamiliar or refused, and share that are refused."""
     scores = np.array([novelty.score(embedding) for embedding in films.scores.embeddings])
     return {
         "unfamiliar": share_with_interval(scores > novelty.unfamiliar, films.patients),
@@ -132,7 +135,7 @@ def _screen(novelty: NoveltyModel, films: ScoredFilms) -> dict[str, Any]:
 
 
 def measure_again(model: Path, data: str, external: Path | None) -> None:
-    """Replace the metrics in the card of a model, which keeps its calibration and its limits.
+    """Replace the metrics in the card of a model. Calibration and limits stay as they are.
 
     Args:
         model: a .tflite file with its card.
@@ -144,7 +147,7 @@ def measure_again(model: Path, data: str, external: Path | None) -> None:
     """
     classifier = Classifier.load(model)
     card = classifier.card
-    config = TrainConfig(**card.provenance["training"] | {"data": data})
+    config = from_flat(TrainConfig, card.provenance["training"] | {"data": data})
     test = load_films(data, "test", card.input_size)
     scored = score_splits(classifier, load_validation(config), test, external)
     calibration = Calibration(card.temperature, card.offset, card.uncertain)
@@ -158,7 +161,7 @@ def main() -> None:
         prog="python -m export.measure", description=__doc__.split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--data", required=True, help="the data set")
-    parser.add_argument("--external", type=Path, help="labelled films of another hospital")
+    parser.add_argument("--external", type=Path, help="labelled images of another hospital")
     parser.add_argument("--models", type=Path, default=MODELS_DIR, help="the folder of both models")
     args = parser.parse_args()
     try:

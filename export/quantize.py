@@ -1,10 +1,9 @@
-"""int8 post-training quantization of the float32 .tflite.
+"""int8 post-training quantization of the float32 .tflite file.
 
-The plain converter collapses on EfficientNet: swish outputs are skewed, and a range from minimum to
-maximum spends the 256 levels on a handful of outliers. Here activations are quantized to the range
-between two extreme percentiles over the calibration films, weights per channel, and the few fragile
-layers stay float: the head (a quantized logit would have at most 256 values), the stem and the first
-block.
+The plain converter fails on EfficientNet: swish outputs are skewed, and a range from minimum to maximum
+spends the 256 levels on a few outliers. Here activations are quantized to the range between two extreme
+percentiles over the calibration images, and weights per channel. The few sensitive layers stay float: the
+head (a quantized logit would have at most 256 values), the stem and the first block.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from ai_edge_quantizer import quantizer, recipe
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
 from cxr.classifier import INPUT, SIGNATURE
-from training.dataset import load_films
+from training.sources import LabelledImages
 
 CALIBRATION_FILMS = 256
 RANGE_PERCENTILES = (0.02, 99.98)
@@ -30,19 +29,18 @@ SAMPLES_PER_FILM = 2048  # values kept of each tensor
 Range = tuple[float, float]
 
 
-def choose_calibration_films(data: str, image_size: int, count: int = CALIBRATION_FILMS) -> np.ndarray:
-    """Training patients' films, as many of each class where there are enough.
+def choose_calibration_films(train: LabelledImages, count: int = CALIBRATION_FILMS) -> np.ndarray:
+    """Training images, as many of each class where there are enough.
 
     Returns:
-        uint8 (N, image_size, image_size, 1).
+        uint8 (N, S, S, 1).
     """
-    films = load_films(data, "train", image_size)
     rng = np.random.default_rng(0)
     chosen = []
     for label in (0, 1):
-        members = np.flatnonzero(films.labels == label)
+        members = np.flatnonzero(train.labels == label)
         chosen.append(rng.permutation(members)[: count // 2])
-    return films.images[rng.permutation(np.concatenate(chosen))]
+    return train.images[rng.permutation(np.concatenate(chosen))]
 
 
 def percentile_range(values: np.ndarray) -> Range:
@@ -60,9 +58,9 @@ def quantize(
 
     Args:
         model: the float32 flatbuffer.
-        films: uint8 (N, S, S, 1), what activations are calibrated on.
+        films: uint8 (N, S, S, 1), the images that activations are calibrated on.
         float_layers: regular expressions of the tensors that stay float.
-        choose_range: from the values of an activation to the range that gets the 256 levels.
+        choose_range: gives the range of the 256 levels for the values of an activation.
 
     Returns:
         The int8 flatbuffer, with the same signature.
@@ -82,17 +80,17 @@ def quantize(
 
 
 def find_activations(static: quantizer.Quantizer, films: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """The tensors that want a range, by name, with that of the first film."""
+    """The tensors that need a range, by name, with their range on the first image."""
     return static.calibrate({SIGNATURE: [{INPUT: films[:1]}]}, num_threads=1)
 
 
 def sample_activations(model: bytes, films: np.ndarray, names: set[str]) -> dict[str, np.ndarray]:
-    """Values of each float32 activation over all films, at most ``SAMPLES_PER_FILM`` a film.
+    """Values of each float32 activation over all images, at most ``SAMPLES_PER_FILM`` of each image.
 
     Args:
         model: a float32 flatbuffer.
         films: uint8 (N, S, S, 1).
-        names: tensors to sample; those that are no float32 activations are left out.
+        names: tensors to sample; those that are not float32 activations are left out.
 
     Returns:
         float32 (M,) by tensor name.

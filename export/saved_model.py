@@ -4,9 +4,9 @@ Command, after ``python -m export``::
 
     python -m export.saved_model --run runs/NAME --out serving/pneumonia/1
 
-Decoding, resizing, gray levels and calibration are in the graph, so that a client posts files and reads
-probabilities. It serves float32 on TensorFlow's own kernels; where a machine is shared or has no
-server, the ``.tflite`` files and ``cxr`` are the lighter way.
+Decoding, resizing, gray levels and calibration are in the graph, so a client posts files and receives
+probabilities. The model runs in float32 on TensorFlow's own kernels. The ``.tflite`` files and ``cxr``
+need much less memory and time, and no server.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cxr.model_card import ModelCard
 from export.convert import build_export_model
 from training.model import load_run
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as cxr.read_image has it
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in cxr.read_image
 
 
 class FileServer(tf.Module):
@@ -74,7 +74,7 @@ class FileServer(tf.Module):
 
 
 def _percentile(values: tf.Tensor, q: float) -> tf.Tensor:
-    """Linear between the two nearest, as numpy has it."""
+    """Interpolate linearly between the two nearest values, as numpy does."""
     ordered = tf.sort(tf.reshape(values, (-1,)))
     place = tf.cast(tf.size(ordered) - 1, tf.float32) * (q / 100.0)
     below = tf.cast(tf.floor(place), tf.int32)
@@ -89,7 +89,7 @@ def save_for_serving(model: tf_keras.Model, card: ModelCard, out: Path) -> None:
     Args:
         model: of ``training.model.build_model``, with the weights of the card's model.
         card: of the float32 model; gives input size and calibration.
-        out: a new folder, by TensorFlow Serving's custom named by a version number.
+        out: a new folder; TensorFlow Serving expects a version number as its name.
 
     Raises:
         ValueError: if the model's input is not of the card's size.
@@ -108,7 +108,7 @@ def main() -> int:
     )
     parser.add_argument("--run", type=Path, required=True, help="an exported run: runs/NAME")
     parser.add_argument("--models", type=Path, default=Path("models"), help="where its cards are")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a new folder, named by a version")
     args = parser.parse_args()
     try:
         card = ModelCard.load(args.models / "pneumonia_float32.json")

@@ -1,4 +1,4 @@
-"""Calibrate exported models, fill in their cards, and refuse what is not good enough."""
+"""Calibrate exported models, write their cards, and refuse a model that is not good enough."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cxr.classifier import Classifier
 from cxr.latency import measure_latency
 from cxr.model_card import ModelCard
-from cxr.novelty import NoveltyModel
 from export.measure import measure_splits, score, score_splits
-from training.dataset import LABELS, Films
-from training.evaluate import THRESHOLD, Calibration, calibrate, fit_calibration
-from training.explanation import map_correlation
+from training.calibration import THRESHOLD, Calibration, calibrate, fit_calibration
+from training.metrics import map_correlation
+from training.names import LABELS
+from training.novelty import fit_novelty
+from training.sources import LabelledImages
 from training.validation import Validation
 
 VERSION = "1.0.0"  # of the shipped models: raise it with every export that changes them
 MAX_AUROC_LOSS = 0.01
-PREVALENCE = 0.5  # fit_calibration weights both classes alike
+PREVALENCE = 0.5  # fit_calibration gives both classes the same weight
 MIN_CAUSE_AUROC = 0.75  # halfway between guessing and certainty; see gate_cause
 EVIDENCE_PERCENTILE = 95.0  # of the cells of validation PNEUMONIA films: drawn at full color
 TABLE_START, TABLE_END = "<!-- table: start -->", "<!-- table: end -->"
 
 
 class QuantizationError(RuntimeError):
-    """The int8 model lost too much; the message has the figures."""
+    """The int8 model is too much worse than float32; the message has the figures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Report:
 
     @property
     def validation_auroc(self) -> float:
-        """AUROC on the validation patients' films as they are."""
+        """AUROC on the validation patients, without corruption."""
         return self.card.metrics["validation"]["auroc"]["value"]
 
     @property
@@ -83,9 +85,9 @@ def measure_model(
     variant: str,
     provenance: dict[str, Any],
     validation: Validation,
-    test: Films,
+    test: LabelledImages,
     external: Path | None = None,
-    train: Films | None = None,
+    train: LabelledImages | None = None,
 ) -> Report:
     """Calibrate on the validation patients, then measure on every split.
 
@@ -93,10 +95,10 @@ def measure_model(
         model: a flatbuffer of the contract.
         variant: float32 or int8.
         provenance: how it was made, for the card.
-        validation: what calibration and evidence scale come from.
-        test: what is reported. It decides nothing.
-        external: a folder of labelled films of another hospital, likewise.
-        train: what novelty is learned from; without it films are not screened.
+        validation: images that calibration and evidence scale are fitted on.
+        test: images that are only reported on.
+        external: a folder of labelled images of another hospital, also only reported on.
+        train: images that novelty is fitted on; without them the model does not screen.
     """
     card = blank_card(model, variant, validation.films.images.shape[1], provenance)
     classifier = Classifier(model, card, num_threads=1)
@@ -107,7 +109,7 @@ def measure_model(
     novelty = None
     if train:
         seen = score(classifier, train.images[..., 0])
-        novelty = NoveltyModel.fit(seen.embeddings, train.images, plain.embeddings)
+        novelty = fit_novelty(seen.embeddings, train.images, plain.embeddings)
     sick = labels == 1
     temperature, offset = fit_calibration(plain.causes[sick], validation.films.series[sick] == "virus")
     scale = max(float(np.percentile(plain.evidence[sick], EVIDENCE_PERCENTILE)), 1e-3)
@@ -129,11 +131,11 @@ def measure_model(
 
 
 def gate_cause(reports: dict[str, Report]) -> dict[str, Report]:
-    """The reports as they are where every model tells the cause well enough, else without it.
+    """Remove the cause from all reports unless every model recognizes it well enough.
 
-    Well enough is an AUROC on the validation patients of which even the lower end of the 95 % interval
-    reaches ``MIN_CAUSE_AUROC``. The bar is lower than one for the verdict would be: the cause is a second
-    answer, shown with its own AUROC.
+    Well enough means that the lower end of the 95 % interval of the AUROC on the validation patients
+    reaches ``MIN_CAUSE_AUROC``. This is less than a verdict would need, because the cause is a secondary
+    answer that is shown with its own AUROC.
     """
     aurocs = [report.card.metrics["validation"]["cause_auroc"] for report in reports.values()]
     if all(auroc["low"] >= MIN_CAUSE_AUROC for auroc in aurocs):
@@ -154,39 +156,37 @@ def check_loss(float32_auroc: float, int8_auroc: float) -> None:
 
 
 def format_table(reports: dict[str, Report]) -> str:
-    """A markdown table: a model a row; latencies taken in turns in one run, as ratios to float32.
+    """A markdown table with one row for each model. Latencies are measured in turns and given as ratios
+    to float32.
 
     Args:
-        reports: by row title; must hold ``float32``, the reference of agreement and latency.
+        reports: by row title; must include ``float32``, the reference for agreement and latency.
     """
     classifiers = [Classifier(r.model, r.card, num_threads=1) for r in reports.values()]
     film = np.tile(np.arange(224, dtype=np.uint8), (224, 1))
     times = measure_latency(classifiers, film, repeats=100, warmup=10)
     medians = {name: latency.median_ms("inference") for name, latency in zip(reports, times, strict=True)}
     reference = reports["float32"]
-    lines = [
-        "| model | size | gzipped | latency / float32 | validation AUROC | corrupted AUROC | test AUROC "
-        "| test accuracy | test sensitivity | test specificity | labels as float32 | map correlation |",
-        "|---" * 12 + "|",
-    ]
+    rows = []
     for name, report in reports.items():
         metrics = report.card.metrics
+        row = {
+            "model": name,
+            "size": f"{len(report.model) / 1e6:.2f} MB",
+            "gzipped": f"{len(gzip.compress(report.model)) / 1e6:.2f} MB",
+            "latency / float32": f"{medians[name] / medians['float32']:.2f}",
+        }
+        for split in ("validation", "corrupted"):
+            row[f"{split} AUROC"] = f"{metrics[split]['auroc']['value']:.4f}"
+        for title in ("AUROC", "accuracy", "sensitivity", "specificity"):
+            m = metrics["test"][title.lower()]
+            row[f"test {title}"] = f"{m['value']:.4f} ({m['low']:.3f}..{m['high']:.3f})"
         agreement = np.mean(report.test_labels == reference.test_labels)
-        cells = [
-            name,
-            f"{len(report.model) / 1e6:.2f} MB",
-            f"{len(gzip.compress(report.model)) / 1e6:.2f} MB",
-            f"{medians[name] / medians['float32']:.2f}",
-            *(f"{metrics[split]['auroc']['value']:.4f}" for split in ("validation", "corrupted")),
-            *(
-                f"{m['value']:.4f} ({m['low']:.3f}..{m['high']:.3f})"
-                for m in (metrics["test"][k] for k in ("auroc", "accuracy", "sensitivity", "specificity"))
-            ),
-            f"{agreement:.1%}",
-            f"{map_correlation(report.test_evidence, reference.test_evidence):.3f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        row["labels as float32"] = f"{agreement:.1%}"
+        correlation = map_correlation(report.test_evidence, reference.test_evidence)
+        row["map correlation"] = f"{correlation:.3f}"
+        rows.append(row)
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def write_models(out: Path, reports: dict[str, Report], table: str) -> None:

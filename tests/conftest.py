@@ -2,6 +2,9 @@
 
 import io
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +103,19 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def run_module(module: str, *argv: object) -> subprocess.CompletedProcess:
+    """What ``python -m module`` prints and returns."""
+    command = [sys.executable, "-m", module, *map(str, argv)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def read_table(text: str) -> list[dict[str, str]]:
+    """The rows of the markdown table in ``text``, by column."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    header, _, *rows = ([cell.strip() for cell in line] for line in lines)
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
 def load_photograph() -> np.ndarray:
     """A temple in China, uint8 (H, W, 3): no chest film."""
     return load_sample_images().images[0]
@@ -118,7 +134,7 @@ def name_film(label: str, patient: int, image: int) -> str:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
     """A data set of 56 cartoon films in the official layout and naming."""
-    from training.dataset import LABELS, parse_path
+    from training.names import LABELS, parse_path
 
     root = tmp_path_factory.mktemp("data") / "chest_xray"
     for label in LABELS:
@@ -143,3 +159,13 @@ def real_data() -> Path:
     if "CXR_DATA" not in os.environ:
         pytest.skip("CXR_DATA does not name the real data set")
     return Path(os.environ["CXR_DATA"]).resolve()
+
+
+@pytest.fixture
+def labelled(tmp_path) -> Path:
+    """The samples in a folder of each label."""
+    for label in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / label).mkdir()
+        for i in (1, 2):
+            shutil.copy(SAMPLES / f"{label.lower()}_{i}.png", tmp_path / label / f"{label}{i}_0.png")
+    return tmp_path

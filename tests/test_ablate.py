@@ -7,18 +7,17 @@ import pytest
 from PIL import Image
 
 import training  # noqa: F401  before tensorflow
-from tests.conftest import draw_film
-from training.ablate import (
+from experiments.ablate import (
     PROBE,
-    SERIES_FOLDS,
     format_table,
     format_thresholds,
-    make_folds,
     run_probe,
     study,
     summarize,
 )
-from training.dataset import parse_path
+from experiments.folds import SERIES_FOLDS, make_folds
+from tests.conftest import draw_film, read_table
+from training.names import parse_path
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def test_a_fold_never_trains_on_the_series_it_holds_out(config):
 
 
 def test_a_study_keeps_its_runs_and_prints_its_tables(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.ablate.SEEDS", 2)
+    monkeypatch.setattr("experiments.ablate.SEEDS", 2)
     arguments = (config, ["base", "MixUp 0.2"], list(SERIES_FOLDS), None, 2)
     study(tmp_path, *arguments)
     files = sorted(tmp_path.glob("*.npz"))
@@ -84,15 +83,17 @@ def test_a_study_keeps_its_runs_and_prints_its_tables(config, tmp_path, monkeypa
     scores = summarize(files[0])
     assert set(scores) == {"held out", "corrupted", "sharpness"}
     assert all(0 <= value <= 1 for value in scores.values())
-    table = format_table(tmp_path).splitlines()
-    assert [line.split(" | ")[0] for line in table[2:]] == ["| base", "| MixUp 0.2"]
+    base, mixup = read_table(format_table(tmp_path))
+    assert (base["recipe"], mixup["recipe"]) == ("base", "MixUp 0.2")
     mean = np.mean([summarize(p)["held out"] for p in files if p.name.startswith("base")])
-    assert f"| {mean:.4f} |" in table[2]
-    assert ", sd " in table[3]
+    assert base["held out"] == f"{mean:.4f}"
+    assert ", sd " in mixup["held out"]
     with pytest.raises(ValueError, match="another configuration"):
         study(tmp_path, dataclasses.replace(config, dropout=0.5), ["base"], list(SERIES_FOLDS), None, 2)
-    rows = [line.strip("|").split("|") for line in format_thresholds(tmp_path).splitlines()[2:]]
-    thresholds = {row[0].strip(): [float(cell) for cell in row[1:]] for row in rows}
+    thresholds = {
+        name: [float(cell) for cell in cells]
+        for name, *cells in (row.values() for row in read_table(format_thresholds(tmp_path)))
+    }
     assert len(thresholds) == 8
     found = []
     for kept in (np.load(path) for path in files if path.name.startswith("base")):

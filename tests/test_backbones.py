@@ -10,9 +10,9 @@ from export.prune import measure_sparsity, prune
 from export.validate import blank_card
 from training.batches import training_batches
 from training.config import TrainConfig
-from training.dataset import load_split
 from training.model import BACKBONES, build_from, build_model, set_trainable
 from training.optimization import compile_model
+from training.sources import load_films, load_split
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -40,5 +40,5 @@ def test_every_backbone_trains_a_step_and_exports(backbone, tiny_data, film):
 def test_a_network_without_pointwise_kernels_is_not_pruned(tiny_data):
     network = build_model("small_cnn", image_size=64)
     with pytest.raises(ValueError, match="no 1x1 kernels; accepted is 0"):
-        prune(network, TrainConfig(data=str(tiny_data)), 0.5, 1, 1e-4)
+        prune(network, TrainConfig(), load_films(tiny_data, "train", 64), 0.5, 1, 1e-4)
     assert measure_sparsity(network) == 0.0

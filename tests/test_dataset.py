@@ -1,70 +1,15 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 import training  # noqa: F401  before tensorflow
 from cxr import preprocess, read_image
 from export.__main__ import digest
-from tests.conftest import ROOT
-from training.dataset import (
-    SPLITS,
-    describe,
-    list_films,
-    load_films,
-    load_split,
-    parse_path,
-    write_shards,
-)
+from tests.conftest import read_table, run_module
+from training.dataset import describe, write_shards
+from training.names import SPLITS, list_films, parse_path
+from training.sources import load_films, load_split
 
 tf = pytest.importorskip("tensorflow")
-
-
-@pytest.mark.parametrize(
-    ("name", "series", "patient"),
-    [
-        ("train/PNEUMONIA/person123_bacteria_456.jpeg", "bacteria", "bacteria-123"),
-        ("train/PNEUMONIA/person123_virus_457.jpeg", "virus", "virus-123"),
-        ("train/NORMAL/IM-0115-0001.jpeg", "IM", "IM-115"),
-        ("train/NORMAL/NORMAL2-IM-0115-0001-0002.jpeg", "NORMAL2-IM", "NORMAL2-IM-115"),
-        ("train/PNEUMONIA/VIRUS-1234567-0001.jpeg", "virus", "virus-1234567"),
-        ("gs://bucket/x/train/NORMAL/NORMAL-28501-0001.jpeg", "NORMAL", "NORMAL-28501"),
-    ],
-)
-def test_paths_tell_patient_and_series(name, series, patient):
-    film = parse_path(name)
-    assert (film.series, film.patient) == (series, patient)
-    assert film.label == int("PNEUMONIA" in name)
-    assert film.path.startswith("train/")
-
-
-@pytest.mark.parametrize("name", ["film.jpeg", "train/OTHER/IM-0001-0001.jpeg", "train/NORMAL/a.jpeg"])
-def test_other_paths_are_refused(name):
-    with pytest.raises(ValueError, match="accepted is"):
-        parse_path(name)
-
-
-def check_splits(data):
-    films = list_films(data)
-    patients = {split: {f.patient for f in films if f.split == split} for split in SPLITS}
-    assert all(patients.values())
-    assert not patients["train"] & patients["val"]
-    assert not patients["test"] & (patients["train"] | patients["val"])
-    return films
-
-
-def test_no_patient_is_in_two_splits(tiny_data):
-    check_splits(tiny_data)
-
-
-def test_no_patient_is_in_two_splits_of_the_real_data(real_data):
-    films = check_splits(real_data)
-    assert len(films) == 5856
-    share = sum(f.split == "val" for f in films) / sum(f.split != "test" for f in films)
-    assert 0.08 < share < 0.16
-    validation = [f for f in films if f.split == "val"]
-    assert {f.series for f in validation} == {"IM", "NORMAL2-IM", "bacteria", "virus"}
 
 
 def test_folder_goes_through_the_one_preprocessing(tiny_data):
@@ -129,23 +74,20 @@ def test_refusals(tiny_data, tmp_path):
 
 
 def test_describe_counts_and_plots(tiny_data, tmp_path):
-    text = describe(tiny_data, tmp_path)
-    header, *rows = text.splitlines()
-    assert header.split()[:5] == ["split", "films", "patients", "NORMAL", "PNEUMONIA"]
-    assert [row.split()[0] for row in rows] == list(SPLITS)
-    assert sum(int(row.split()[1]) for row in rows) == 56
+    rows = read_table(describe(tiny_data, tmp_path))
+    assert list(rows[0])[:5] == ["split", "films", "patients", "NORMAL", "PNEUMONIA"]
+    assert [row["split"] for row in rows] == list(SPLITS)
+    assert sum(int(row["films"]) for row in rows) == 56
     assert (tmp_path / "class_balance.png").stat().st_size > 1000
 
 
 def test_commands(tiny_data, tmp_path):
-    def run(*argv):
-        command = [sys.executable, "-m", "training.dataset", *map(str, argv)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    prepared = run("prepare", "--data", tiny_data, "--out", tmp_path / "records")
+    prepared = run_module(
+        "training.dataset", "prepare", "--data", tiny_data, "--out", tmp_path / "records"
+    )
     assert prepared.returncode == 0
     assert "test 12 films" in prepared.stdout
-    failed = run("describe", "--data", tmp_path / "none", "--out", tmp_path)
+    failed = run_module("training.dataset", "describe", "--data", tmp_path / "none", "--out", tmp_path)
     assert failed.returncode == 1
     assert "holds no film" in failed.stderr
     assert "Traceback" not in failed.stderr

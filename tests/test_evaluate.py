@@ -1,153 +1,61 @@
+"""``python -m training.evaluate model`` on the shipped models."""
+
+import re
+
 import numpy as np
 import pytest
-from scipy.special import expit
 
-from training.evaluate import (
-    Calibration,
-    auroc_with_interval,
-    calibrate,
-    compute_metrics,
-    find_uncertain_band,
-    fit_calibration,
-    metrics_with_intervals,
-    reliability,
-    share_with_interval,
-)
-
-LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
-BAND = (0.35, 0.65)
-SCORES = np.array([0.1, 0.2, 0.3, 0.7, 0.4, 0.6, 0.8, 0.8, 0.9, 0.95])
+import training  # noqa: F401  before tensorflow
+from cxr import Classifier, read_image
+from tests.conftest import read_table, run_module
+from training.metrics import compute_metrics
+from training.names import list_labelled, parse_path
 
 
-def test_metrics_by_hand():
-    metrics = compute_metrics(LABELS, SCORES, 0.5, BAND)
-    assert metrics == {
-        "auroc": pytest.approx(22 / 24),
-        "accuracy": 0.8,
-        "sensitivity": pytest.approx(5 / 6),
-        "specificity": 0.75,
-        "precision": pytest.approx(5 / 6),
-        "f1": pytest.approx(5 / 6),
-        "brier": pytest.approx((np.sum(SCORES[:4] ** 2) + np.sum((1 - SCORES[4:]) ** 2)) / 10),
-        "ece": pytest.approx((0.1 + 0.2 + 0.3 + 0.7 + 0.6 + 0.4 + 2 * 0.2 + 2 * 0.075) / 10),
-        "balanced_brier": pytest.approx(
-            0.5 * np.mean(SCORES[:4] ** 2) + 0.5 * np.mean((1 - SCORES[4:]) ** 2)
-        ),
-        "balanced_ece": pytest.approx(
-            (0.1 + 0.2 + 0.3 + 0.7) / 8 + (0.6 + 0.4 + 2 * 0.2 + 2 * 0.075) / 12
-        ),
-        "coverage": 0.8,
-        "selective_accuracy": pytest.approx(7 / 8),
-    }
+def test_a_folder_without_films_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no film"):
+        list_labelled(tmp_path, "val")
+    failed = run_module("training.evaluate", "model", "--data", tmp_path)
+    assert failed.returncode == 1
+    assert "holds no film" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
-def test_the_threshold_itself_is_positive():
-    assert compute_metrics(LABELS, SCORES, 0.95, BAND)["sensitivity"] == pytest.approx(1 / 6)
-
-
-def test_intervals_hold_the_value_and_respect_patients():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 200)
-    scores = expit(labels * 2 - 1 + rng.standard_normal(200))
-    alone = metrics_with_intervals(labels, scores, 0.5, BAND, [str(i) for i in range(200)])
-    assert all(m["low"] <= m["value"] <= m["high"] for m in alone.values())
-    width = alone["accuracy"]["high"] - alone["accuracy"]["low"]
-    p = alone["accuracy"]["value"]
-    assert width == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 200), rel=0.15)
-    repeated = metrics_with_intervals(
-        labels.repeat(4), scores.repeat(4), 0.5, BAND, np.arange(200).repeat(4).astype(str)
+def test_a_model_is_measured_on_any_labelled_folder(labelled):
+    result = run_module("training.evaluate", "model", "--data", labelled, "--plots", labelled / "plots")
+    assert result.returncode == 0, result.stderr[-2000:]
+    classifier = Classifier.load("int8")
+    card, films = classifier.card, list_labelled(labelled, "val")
+    labels = np.array([label for _, label, _ in films])
+    predictions = [classifier.predict(read_image(path)) for path, _, _ in films]
+    calibrated = np.array([p.probability for p in predictions])
+    raw = 1 / (1 + np.exp(-np.array([p.logit for p in predictions])))
+    after, before = (
+        compute_metrics(labels, p, card.threshold, card.uncertain) for p in (calibrated, raw)
     )
-    wide = repeated["accuracy"]["high"] - repeated["accuracy"]["low"]
-    assert wide == pytest.approx(width, rel=0.15)
+    printed = dict(re.findall(r"^(\w+) +(\d\.\d{4})  \(95 %", result.stdout, re.MULTILINE))
+    assert {name: float(value) for name, value in printed.items()} == pytest.approx(after, abs=1e-4)
+    uncalibrated = re.findall(r"\d\.\d{4}", result.stdout.split("before calibration")[1])
+    names = ("brier", "ece", "balanced_brier", "balanced_ece")
+    assert [float(v) for v in uncalibrated] == pytest.approx([before[n] for n in names], abs=1e-4)
+    assert (labelled / "plots" / "reliability_val.png").stat().st_size > 1000
 
 
-def test_perfect_scores_do_not_get_a_point_interval():
-    metrics = metrics_with_intervals(LABELS, LABELS.astype(float), 0.5, BAND, list("abcdefghij"))
-    assert metrics["sensitivity"]["low"] == pytest.approx(0.025 ** (1 / 6))
-    assert metrics["specificity"]["low"] == pytest.approx(0.025 ** (1 / 4))
-    assert metrics["sensitivity"]["high"] == 1.0
-    worst = metrics_with_intervals(LABELS, 1.0 - LABELS, 0.5, BAND, list("abcdefghij"))
-    assert worst["sensitivity"]["high"] == pytest.approx(1 - 0.025 ** (1 / 6))
-    twins = metrics_with_intervals(LABELS, LABELS.astype(float), 0.5, BAND, list("aabbccddee"))
-    assert twins["specificity"]["low"] == pytest.approx(0.025 ** (1 / 2))
-
-
-@pytest.mark.parametrize("films_each", [1, 3])
-def test_shares_of_none_and_all_get_an_exact_interval_by_patients(films_each):
-    patients = np.arange(20).repeat(films_each).astype(str)
-    bound = 1 - 0.025 ** (1 / 20)  # Clopper and Pearson's for none of 20
-    none = share_with_interval(np.zeros(len(patients), bool), patients)
-    assert none == {"value": 0.0, "low": 0.0, "high": pytest.approx(bound)}
-    every = share_with_interval(np.ones(len(patients), bool), patients)
-    assert every == {"value": 1.0, "low": pytest.approx(1 - bound), "high": 1.0}
-    some = share_with_interval(np.arange(len(patients)) % 2 == 0, patients)
-    assert 0 < some["low"] < some["value"] < some["high"] < 1
-
-
-def test_a_share_of_no_film_says_nothing():
-    metrics = metrics_with_intervals(LABELS, np.full(10, 0.4), 0.5, BAND, list("abcdefghij"))
-    assert metrics["precision"] == {"value": 0.0, "low": 0.0, "high": pytest.approx(0.975)}
-    assert metrics["coverage"]["high"] == pytest.approx(1 - 0.025 ** (1 / 10))
-
-
-def test_calibration_recovers_temperature_offset_and_ignores_prevalence():
-    rng = np.random.default_rng(1)
-    logits = rng.normal(0, 3, 200_000)
-    labels = rng.random(200_000) < expit(logits / 2 + 0.5)
-    rarer = labels & (rng.random(200_000) < 0.3) | ~labels & True
-    for kept in (slice(None), np.flatnonzero(rarer)):
-        temperature, offset = fit_calibration(logits[kept], labels[kept])
-        assert temperature == pytest.approx(2.0, rel=0.05)
-        balanced = np.log((~labels).mean() / labels.mean())
-        assert offset == pytest.approx(0.5 + balanced, abs=0.05)
-    assert calibrate(np.array([0.0]), 2.0, 0.0)[0] == 0.5
-
-
-def test_calibration_of_a_model_that_learned_nothing():
-    logits = np.array([1e-7, 2e-7, 3e-7, 4e-7])
-    temperature, offset = fit_calibration(logits, np.array([1, 1, 0, 0]))
-    assert temperature > 0
-    assert np.ptp(calibrate(logits, temperature, offset)) < 0.01
-
-
-def test_reliability_weighs_both_classes_alike():
-    counts, expected, observed, share = reliability(LABELS, SCORES)
-    assert counts.sum() == len(LABELS)
-    assert share.sum() == pytest.approx(1.0)
-    assert share @ observed == pytest.approx(0.5)
-    assert share @ expected == pytest.approx((SCORES[:4].mean() + SCORES[4:].mean()) / 2)
-    counts, expected, observed, share = reliability(LABELS, SCORES, balanced=False)
-    assert share == pytest.approx(counts / len(LABELS))
-    assert share @ observed == pytest.approx(0.6)
-    assert share @ expected == pytest.approx(SCORES.mean())
-
-
-def test_calibration_lowers_its_error():
-    rng = np.random.default_rng(2)
-    labels = rng.integers(0, 2, 4000)
-    logits = 8 * (labels - 0.5) + 8 * rng.standard_normal(4000) + 3
-    before = compute_metrics(labels, calibrate(logits, 1.0, 0.0), 0.5, BAND)
-    fitted = Calibration.fit(logits, logits, labels)
-    after = compute_metrics(labels, calibrate(logits, fitted.temperature, fitted.offset), 0.5, BAND)
-    for kind in ("", "balanced_"):
-        assert before[f"{kind}ece"] > 0.1
-        assert after[f"{kind}ece"] < 0.03
-        assert after[f"{kind}brier"] < before[f"{kind}brier"]
-    assert after["auroc"] == pytest.approx(before["auroc"])
-
-
-def test_few_films_lie_beyond_the_uncertain_band_on_the_wrong_side():
-    rng = np.random.default_rng(3)
-    labels = rng.integers(0, 2, 10_000)
-    probabilities = expit(2 * (labels - 0.5) + rng.standard_normal(10_000))
-    low, high = find_uncertain_band(labels, probabilities)
-    assert 0 < low < 0.5 < high < 1
-    assert np.mean(probabilities[labels == 1] < low) == pytest.approx(0.02, abs=0.001)
-    assert np.mean(probabilities[labels == 0] > high) == pytest.approx(0.02, abs=0.001)
-    assert find_uncertain_band(labels, labels.astype(float)) == (0.5, 0.5)
-
-
-def test_auroc_has_its_interval():
-    result = auroc_with_interval(LABELS, SCORES, list("abcdefghij"))
-    assert result["value"] == pytest.approx(22 / 24)
-    assert result["low"] < result["value"] <= result["high"] <= 1
+def test_series_and_cause_are_given_where_file_names_have_them(tiny_data):
+    result = run_module("training.evaluate", "model", "--data", tiny_data, "--split", "train")
+    assert result.returncode == 0, result.stderr[-2000:]
+    classifier = Classifier.load("int8")
+    expected, causes = {}, {"bacteria": [], "virus": []}
+    for path, label, _ in list_labelled(tiny_data, "train"):
+        series = parse_path(path.as_posix()).series
+        prediction = classifier.predict(read_image(path))
+        expected.setdefault(series, []).append(prediction.label == classifier.card.labels[label])
+        if label:
+            causes[series].append(prediction.viral_logit)
+    rows = read_table(result.stdout)
+    assert {row["series"]: (int(row["films"]), float(row["right"])) for row in rows} == {
+        name: (len(flags), pytest.approx(np.mean(flags), abs=1e-3)) for name, flags in expected.items()
+    }
+    above = np.subtract.outer(causes["virus"], causes["bacteria"]) > 0
+    auroc = re.search(r"virus against bacteria: AUROC (\S+)", result.stdout)[1]
+    assert float(auroc) == pytest.approx(above.mean(), abs=1e-4)

@@ -15,6 +15,7 @@ import cxr
 from cxr.classifier import MODEL_NAMES, MODELS_DIR
 from cxr.novelty import REFUSED, TYPICAL, UNFAMILIAR, NoveltyModel
 from tests.conftest import SAMPLES
+from training.novelty import fit_novelty
 
 
 @pytest.fixture(scope="module", params=MODEL_NAMES)
@@ -98,7 +99,7 @@ def make_space(seed: int, count: int, off: float = 0.0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def learned() -> NoveltyModel:
     images = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 1), np.uint8)
-    return NoveltyModel.fit(make_space(0, 300), images, make_space(1, 200), components=3)
+    return fit_novelty(make_space(0, 300), images, make_space(1, 200), components=3)
 
 
 def test_novelty_grows_with_the_distance_from_the_plane(learned):

@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 
 import training  # noqa: F401  before tensorflow
-from tests.conftest import ROOT
+from experiments.backbones import compare
+from tests.conftest import ROOT, read_table
 from training import run_folder
 from training.averaging import WeightAverage, write_weights
 from training.batches import training_batches
-from training.compare import compare
 from training.config import TrainConfig
+from training.flags import to_flat
 from training.learning_rate import find_learning_rate
 from training.optimization import compile_model, loss_of_both
+from training.sources import load_split
 from training.train import find_strategy, main, train
 from training.validation import load_validation
 
@@ -43,7 +45,7 @@ def config(tiny_data) -> TrainConfig:
 
 
 def flags(config: TrainConfig) -> list[str]:
-    values = dataclasses.asdict(config).items()
+    values = to_flat(config).items()
     result = []
     for key, value in values:
         flag = key.replace("_", "-")
@@ -56,8 +58,6 @@ def flags(config: TrainConfig) -> list[str]:
 
 
 def test_batches_are_balanced_and_differ_by_epoch(config):
-    from training.dataset import load_split
-
     films = load_split(config.data, "train", config.film_size)
     first, again, second = (
         list(training_batches(films, config, epoch).take(30).as_numpy_iterator()) for epoch in (0, 0, 1)
@@ -70,7 +70,7 @@ def test_batches_are_balanced_and_differ_by_epoch(config):
     assert not np.array_equal(first[0][0], second[0][0])
 
 
-def test_stressed_films_are_the_same_patients_changed(config):
+def test_corrupted_images_are_the_same_patients_changed(config):
     validation = load_validation(config)
     images = validation.films.images
     assert images.shape == validation.corrupted.shape
@@ -83,7 +83,7 @@ def test_stressed_films_are_the_same_patients_changed(config):
 def test_a_run_leaves_everything(config, tmp_path):
     run = train(config, runs=tmp_path)
     assert [row["stage"] for row in history(run)] == ["head", "finetune"]
-    assert json.loads((run / "config.json").read_text()) == dataclasses.asdict(config)
+    assert json.loads((run / "config.json").read_text()) == to_flat(config)
     metrics = json.loads((run / "metrics.json").read_text())
     for split in ("validation", "corrupted"):
         assert set(metrics[split]) == {
@@ -147,17 +147,18 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from training.config import TrainConfig
+from training.flags import from_flat
 from training.train import find_strategy, train
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 assert strategy.num_replicas_in_sync == 2
-config = TrainConfig(**json.loads(sys.argv[1]), freeze_norms=False)  # their statistics are averaged too
+# the statistics of trained norms are averaged too
+config = from_flat(TrainConfig, json.loads(sys.argv[1]) | {"freeze_norms": False})
 print(train(config, Path(sys.argv[2]), strategy=strategy))
 """
 
 
 def test_two_virtual_devices_train_through_mirrored_strategy(config, tmp_path):
-    settings = dataclasses.asdict(config)
-    del settings["freeze_norms"]
+    settings = to_flat(config)
     settings = json.dumps(settings)
     result = subprocess.run(
         [sys.executable, "-c", MIRRORED, settings, str(tmp_path)],
@@ -262,9 +263,7 @@ def test_other_tasks_do_not_train(monkeypatch, kind):
         find_strategy()
 
 
-def test_mixup_mixes_films_and_targets_alike(config):
-    from training.dataset import load_split
-
+def test_mixup_mixes_images_and_targets_together(config):
     films = load_split(config.data, "train", config.film_size)
     mixed = dataclasses.replace(config, mixup=0.4)
     batches = list(training_batches(films, mixed, 0).take(20).as_numpy_iterator())
@@ -310,15 +309,15 @@ def test_learning_rates_are_tried(config, tmp_path):
 def test_backbones_are_compared_under_one_protocol(config, tmp_path):
     protocol = dataclasses.replace(config, name="compare", head_epochs=0, padding="keras")
     table = compare(protocol, ["small_cnn", "mobilenet_v2"], tmp_path)
-    header, _, *rows = (line.split(" | ") for line in table.splitlines())
-    assert header[4:6] == ["val AUROC", "val accuracy"]
-    assert not any("test" in name for name in header)
-    assert [row[0] for row in rows] == ["| small_cnn", "| mobilenet_v2"]
-    assert rows[0][-1] == "1.00 |"
+    rows = read_table(table)
+    assert list(rows[0])[4:6] == ["val AUROC", "val accuracy"]
+    assert not any("test" in name for name in rows[0])
+    assert [row["backbone"] for row in rows] == ["small_cnn", "mobilenet_v2"]
+    assert rows[0]["latency / first"] == "1.00"
     saved = json.loads((tmp_path / "compare" / "small_cnn" / "metrics.json").read_text())
-    assert rows[0][4].split()[0] == f"{saved['validation']['auroc']['value']:.3f}"
-    tested = compare(protocol, ["small_cnn"], tmp_path, split="test").splitlines()[0]
-    assert "| test AUROC | test accuracy |" in tested
+    assert rows[0]["val AUROC"].split()[0] == f"{saved['validation']['auroc']['value']:.3f}"
+    (tested,) = read_table(compare(protocol, ["small_cnn"], tmp_path, split="test"))
+    assert list(tested)[4:6] == ["test AUROC", "test accuracy"]
     with pytest.raises(ValueError, match="another configuration"):
         compare(dataclasses.replace(protocol, epochs=2), ["small_cnn"], tmp_path)
     assert (tmp_path / "compare" / "small_cnn" / "metrics.json").exists()

@@ -2,6 +2,6 @@
 
 import os
 
-# tensorflow-model-optimization prunes Keras 2 alone; both must be told before tensorflow is imported.
+# tensorflow-model-optimization supports Keras 2 only. TensorFlow reads both variables on import.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -1,8 +1,8 @@
 """Augmentation against the shortcuts of this data set, in tf.data.
 
-In the training split NORMAL films are sharper and blacker than PNEUMONIA films, and children with
-pneumonia are framed differently; a network learns that before it learns lungs. So framing, sharpness
-and gray levels are drawn anew for each film, wider than any two departments differ.
+In the training split NORMAL images are sharper and blacker than PNEUMONIA images, and children with
+pneumonia are framed differently. A network learns this before it learns lungs. So framing, sharpness
+and gray levels are drawn at random for each image, more widely than any two departments differ.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from training.flags import setting
+
 CROP_ASPECT = (0.75, 1.33)
-SHARPEN = (-1.0, 1.2)  # -1: replaced by its blur; 1.2: unsharp mask of 120 %
+SHARPEN = (-1.0, 1.2)  # -1 replaces the image by its blur; 1.2 is an unsharp mask of 120 %
 LOG_GAMMA = 0.7
 CONTRAST = 0.5  # more or less
 BRIGHTNESS = 0.1  # of full scale
@@ -25,25 +27,32 @@ RESAMPLING = (0.4, 1.0)  # of the side
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How far films are changed. The defaults are those of the published run."""
+    """How far images are changed. The defaults are those of the published run."""
 
-    whole_frame_share: float = 0.3  # of films are not cropped: what is seen in use must not be rare
-    crop_area: float = 0.1  # least share of the frame, of the others
-    rotation_deg: float = 10.0  # at most, either way
-    style: float = 1.0  # strength of blur, sharpening, gamma, contrast and brightness; 0 for none
-    convolution_share: float = 0.4  # of films get a random 3x3 convolution, which shuffles texture
-    border_share: float = 0.0  # of films get a border of one gray, like a collimator's
-    copy_share: float = 0.3  # of films are resampled and go through JPEG, like copies
+    # images are whole in use, so whole images must not be rare in training
+    whole_frame_share: float = setting(0.3, "share of images that are not cropped")
+    crop_area: float = setting(0.1, "smallest share of the frame that a crop keeps")
+    rotation_deg: float = setting(10.0, "largest rotation in either direction, degrees")
+    style: float = setting(
+        1.0, "strength of blur, sharpening, gamma, contrast and brightness; 0 for none"
+    )
+    convolution_share: float = setting(0.4, "share of images that get a random 3x3 convolution")
+    border_share: float = setting(
+        0.0, "share of images that get a border of one gray, like a collimator's"
+    )
+    copy_share: float = setting(
+        0.3, "share of images that are resampled and compressed to JPEG, like copies"
+    )
 
 
 def augment(film: tf.Tensor, image_size: int, seed: tf.Tensor, settings: Augmentation) -> tf.Tensor:
-    """One film to one augmented network input; the same seed gives the same result.
+    """Turn one image into one augmented network input. The same seed gives the same result.
 
     Args:
         film: uint8 (F, F, 1).
         image_size: side of the result, px.
         seed: int32 (2,).
-        settings: what is drawn, and how far.
+        settings: which changes are drawn, and how strong they are.
 
     Returns:
         float32 (image_size, image_size, 1), 0..255.
@@ -68,7 +77,7 @@ def _uniform(seed: tf.Tensor, count: int, low: float = 0.0, high: float = 1.0) -
 def _on_share(
     share: float, image: tf.Tensor, seed: tf.Tensor, change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 ) -> tf.Tensor:
-    """``change(image, seed)`` for a share of the films, the image as it is for the others."""
+    """``change(image, seed)`` for a share of the images; the others stay as they are."""
     seeds = tf.random.split(seed, 2)
     (draw,) = _uniform(seeds[1], 1)
     return tf.cond(draw < share, lambda: change(image, seeds[0]), lambda: image)
@@ -119,7 +128,7 @@ def _sharpen_or_blur(image: tf.Tensor, seed: tf.Tensor, style: float) -> tf.Tens
 
 
 def _convolve(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """A random 3x3 kernel, scaled to sum 1 so that gray levels stay (after Xu et al. 2021, RandConv)."""
+    """Apply a random 3x3 kernel of sum 1, which keeps the gray levels (RandConv, Xu et al. 2021)."""
     noise = tf.random.stateless_normal((3, 3), seed, stddev=0.15)
     identity = tf.constant([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     return _convolve_same(image, identity + noise - tf.reduce_mean(noise))
@@ -139,7 +148,7 @@ def _change_gray_levels(image: tf.Tensor, seed: tf.Tensor, style: float) -> tf.T
 
 
 def _cover_border(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """All outside a drawn box becomes one drawn gray."""
+    """Paint everything outside a random box in one random gray."""
     left, right, top, bottom, gray = _uniform(seed, 5)
     place = tf.linspace(0.0, 1.0, tf.shape(image)[0])
     columns = (place >= left * BORDER) & (place <= 1.0 - right * BORDER)
@@ -148,7 +157,7 @@ def _cover_border(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _degrade(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Down to a drawn size and up again, then JPEG of a drawn quality."""
+    """Scale down to a random size and up again, then compress to JPEG of a random quality."""
     scale, quality = _uniform(seed, 2)
     size = tf.shape(image)[:2]
     scale = RESAMPLING[0] + scale * (RESAMPLING[1] - RESAMPLING[0])

@@ -8,12 +8,15 @@ import tf_keras
 
 
 class WeightAverage(tf_keras.callbacks.Callback):
-    """Averages the weights that training changes, at every tenth step or more often, which calms the
-    swings of the score between epochs (Izmailov et al. 2018; Cha et al. 2021).
+    """Averages the weights that training changes, at every tenth step or more often. The score then
+    varies less between epochs (Izmailov et al. 2018; Cha et al. 2021).
+
+    The optimizer's own ``use_ema`` is not used: it leaves out the moving statistics of BatchNorm, and at
+    the end of every ``fit`` it replaces the weights that training continues from by their average.
 
     Args:
-        model: whose weights it starts from.
-        steps: how far the average looks back; 1 for the last weights alone.
+        model: the model whose weights the average starts from.
+        steps: how far the average looks back; 1 keeps the last weights only.
     """
 
     INTERVAL = 10
@@ -36,19 +39,19 @@ class WeightAverage(tf_keras.callbacks.Callback):
 
 
 def read_weights(model: tf_keras.Model) -> list[np.ndarray]:
-    """The weights that training changes, under any distribution strategy: the trainable ones, and then
-    the moving statistics of each BatchNorm that is trained."""
+    """The weights that training changes, under any distribution strategy: first the trainable ones, then
+    the moving statistics of each BatchNorm layer that is trained."""
     return tf_keras.backend.batch_get_value(_find_changing(model))
 
 
 def write_weights(model: tf_keras.Model, values: list[np.ndarray]) -> None:
-    """Set what ``read_weights`` returns, under any distribution strategy."""
+    """Set the weights that ``read_weights`` returns, under any distribution strategy."""
     tf_keras.backend.batch_set_value(list(zip(_find_changing(model), values, strict=True)))
 
 
 def _find_changing(model: tf_keras.Model) -> list[tf.Variable]:
-    """Statistics belong to the weights whose outputs they describe: averaged weights with the statistics
-    of the last weights are a network that nobody trained."""
+    """The moving statistics describe the outputs of particular weights, so averaged weights need averaged
+    statistics."""
     norms = [
         layer
         for layer in model.layers

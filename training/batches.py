@@ -15,7 +15,7 @@ def count_steps(films: tf.data.Dataset, config: TrainConfig) -> int:
 
 
 def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) -> tf.data.Dataset:
-    """Endless augmented batches, half of each class on average; another draw for each epoch.
+    """Endless augmented batches with half of each class on average. Every epoch has its own seed.
 
     Returns:
         A dataset of images float32 (B, S, S, 1) and targets float32 (B, 2): pneumonia, and viral
@@ -29,7 +29,7 @@ def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) ->
 
     def to_example(index: tf.Tensor, row: dict) -> tuple[tf.Tensor, tf.Tensor]:
         drawn = tf.stack([tf.cast(index, tf.int32), seed])
-        image = augment(row["image"], config.image_size, drawn, config)
+        image = augment(row["image"], config.image_size, drawn, config.augmentation)
         return image, tf.stack([row["label"], row["viral"]])
 
     balanced = tf.data.Dataset.sample_from_datasets(
@@ -47,6 +47,6 @@ def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) ->
 
 
 def _mix(batch: tuple[tf.Tensor, tf.Tensor], share: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """MixUp (Zhang et al. 2018): each film with its mirror in the batch, and its targets alike."""
+    """MixUp (Zhang et al. 2018): mix each image, and its targets, with another of the same batch."""
     images, targets = (share * part + (1.0 - share) * part[::-1] for part in batch)
     return images, targets

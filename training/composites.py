@@ -1,9 +1,9 @@
-"""Films that may be published: composites of several children's films, no patient's own picture.
+"""Images that may be published: composites of several children's images, so that none shows a patient.
 
-For a seed film the nearest films of its class, each of another child, are aligned to it and averaged;
-an unsharp mask gives back the edges that averaging softens.
+The nearest images of the same class, each of another child, are aligned to a seed image and averaged. An
+unsharp mask restores the edges that averaging softens.
 
-Commands (the page's samples, and the films that the tests hold the shipped models to)::
+Commands (for the page's samples, and for the images that the shipped models are tested on)::
 
     python -m training.composites samples --data data/chest_xray --out streamlit_app/samples
     python -m training.composites tests --data data/chest_xray --out tests/composites
@@ -19,13 +19,14 @@ import numpy as np
 from PIL import Image
 
 from cxr.imaging import preprocess, read_image
-from training.dataset import Film, list_films
+from training.names import ImageName, list_films
 
 NEIGHBORS = 8
 THUMBNAIL = 32  # px, what similarity is measured on
 SIZE = 448  # px, of the composite
-# By folder, the size of its files in px, and seeds, all of them training films. Those of the samples were
-# chosen by eye: clear anatomy, no doubled edges; those of the tests are three random ones of each series.
+# The size of the files of each set in px, and the seed images, all from the training split. The seeds of
+# the samples were chosen by eye: clear anatomy, no doubled edges. Those of the tests are three random
+# images of each series.
 SETS = {
     "samples": (
         SIZE,
@@ -56,13 +57,13 @@ SETS = {
 }
 
 
-def compose(seed: Film, films: list[Film], data: Path) -> np.ndarray:
+def compose(seed: ImageName, films: list[ImageName], data: Path) -> np.ndarray:
     """The composite of ``seed`` with its nearest films of the same class.
 
     Args:
-        seed: the film that gives the pose; its own pixels weigh as much as each neighbor's.
-        films: candidates; those of another class or of the same patient are left out.
-        data: folder of images that the films' paths start from.
+        seed: the image that gives the pose. It has the same weight as each neighbor.
+        films: candidates. Those of another class or of the same patient are left out.
+        data: the folder that the paths are relative to.
 
     Returns:
         uint8 (SIZE, SIZE).
@@ -82,12 +83,14 @@ def compose(seed: Film, films: list[Film], data: Path) -> np.ndarray:
         if film is not None:
             aligned.append(film)
             patients.add(members[index].patient)
-    mean = np.mean(aligned, axis=0)  # a median drops the ghosts of side markers, but paints textures
+    mean = np.mean(
+        aligned, axis=0
+    )  # a median would remove the ghosts of side markers, but it adds false texture
     sharp = mean + 1.2 * (mean - cv2.GaussianBlur(mean, (0, 0), 3.0))
     return np.clip(np.rint(sharp), 0, 255).astype(np.uint8)
 
 
-def _load(film: Film, data: Path, size: int) -> np.ndarray:
+def _load(film: ImageName, data: Path, size: int) -> np.ndarray:
     return preprocess(read_image(data / film.path), size)[..., 0].astype(np.float32)
 
 
@@ -96,8 +99,8 @@ def _distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _align(film: np.ndarray, target: np.ndarray) -> np.ndarray | None:
-    """``film`` warped onto ``target`` by the affine map of largest correlation (Evangelidis and
-    Psarakis 2008); None where it does not converge."""
+    """Warp ``film`` onto ``target`` by the affine map of largest correlation (Evangelidis and Psarakis
+    2008). Returns None where it does not converge."""
     warp = np.eye(2, 3, dtype=np.float32)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 1e-5)
     try:
@@ -113,9 +116,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.composites", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("set", choices=SETS)
+    parser.add_argument("set", choices=SETS, help="which composites to make")
     parser.add_argument("--data", type=Path, required=True, help="a folder of images")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a folder for the composites")
     args = parser.parse_args()
     films = {film.path: film for film in list_films(args.data)}
     args.out.mkdir(parents=True, exist_ok=True)

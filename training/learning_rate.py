@@ -9,10 +9,10 @@ import tf_keras
 
 from training.batches import training_batches
 from training.config import TrainConfig
-from training.dataset import load_split
 from training.model import build_from, set_trainable
 from training.optimization import build_loss
 from training.plots import plot_learning_rates
+from training.sources import load_split
 
 LOWEST, HIGHEST = 1e-6, 1e-1
 STEPS = 80
@@ -21,11 +21,11 @@ DIVERGED = 3.0  # times the best loss
 
 
 def find_learning_rate(config: TrainConfig, run: Path) -> str:
-    """Raise the learning rate step by step through the fine-tune's first batches, and say where the
-    loss falls fastest and where it is lowest. The plot is saved as learning_rates.png in ``run``.
+    """Raise the learning rate step by step over the first batches of the second stage, and report where
+    the loss falls fastest and where it is lowest. Saves a plot as learning_rates.png in ``run``.
 
     Args:
-        config: the run that is to be trained.
+        config: the run to find a learning rate for.
         run: its folder.
 
     Raises:
@@ -53,7 +53,7 @@ def find_learning_rate(config: TrainConfig, run: Path) -> str:
 
 
 class _Recorder(tf_keras.callbacks.Callback):
-    """Sets the next rate after each step, keeps rates and smoothed losses, and stops on divergence."""
+    """Sets the next rate after each step, records rates and smoothed losses, and stops on divergence."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ import tf_keras
 from tf_keras import layers
 
 from training.config import TrainConfig
+from training.flags import from_flat
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
 IMAGENET_STD = np.array([0.229, 0.224, 0.225])
@@ -23,8 +24,11 @@ CAFFE_MEAN = np.array([103.939, 116.779, 123.68]) / 255.0  # blue, green, red
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A feature extractor of stride 32. ``mean`` and ``std``: of the channels (3,), that its ImageNet
-    weights were trained to see removed, of full scale; ``normalizes``: whether it does so itself."""
+    """A feature extractor of stride 32.
+
+    ``mean`` and ``std`` (3,) are those that its ImageNet weights expect the channels to be normalized
+    with, as a share of full scale. ``normalizes`` says whether the network does this itself.
+    """
 
     build: Callable[..., tf_keras.Model]
     mean: np.ndarray
@@ -70,9 +74,9 @@ def build_model(
 ) -> tf_keras.Model:
     """Build the classifier.
 
-    The ImageNet stem takes three channels; on a gray film all three are the same picture, so their
-    kernels are summed into one, with the normalization's shift moved into the stem's BatchNorm. The
-    two networks agree but for the outermost pixels (zero padding), and a third of the input path goes.
+    The ImageNet stem takes three channels. All three of a gray image are the same, so their kernels are
+    summed into one, and the shift of the normalization moves into the stem's BatchNorm. The two networks
+    agree except at the outermost pixels (zero padding), and the stem needs a third of the arithmetic.
 
     Args:
         backbone: a key of ``BACKBONES``.
@@ -80,18 +84,18 @@ def build_model(
         weights: ``imagenet`` (downloaded by Keras), a ``.h5`` file of the backbone without its top,
             or ``none`` for random weights.
         dropout: rate before the logit.
-        padding: where the stride-2 layers lay their zeros, ``torchvision`` (both sides) or ``keras``
-            (right and bottom). It must be that of the initial weights' training: under the other, each
-            cell of the last features sees 31 px further to the right and below than it was trained to,
-            and the evidence map is drawn a cell too far to the left and above.
+        padding: how the stride-2 layers pad, ``torchvision`` (symmetrically) or ``keras`` (right and
+            bottom only). It must be the padding that the initial weights were trained with. Otherwise
+            each cell of the last features sees 31 px too far to the right and below, and the evidence
+            map is drawn one cell too far to the left and above.
 
     Returns:
-        A flat Keras model, float32 (B, image_size, image_size, 1) of 0..255 to float32 (B, 2): the
+        A flat Keras model from float32 (B, image_size, image_size, 1), 0..255, to float32 (B, 2): the
         log-odds of pneumonia, and of a virus given pneumonia.
 
     Raises:
-        ValueError: for an unknown backbone or padding, an input size that 32 does not divide, or
-            Keras' own ``imagenet`` weights under torchvision's padding.
+        ValueError: if the backbone or the padding is unknown, if the input size is no multiple of 32, or
+            if Keras' own ``imagenet`` weights are to be used with torchvision's padding.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"received the backbone {backbone!r}; accepted are {', '.join(BACKBONES)}")
@@ -134,7 +138,7 @@ def load_run(run: Path, weights: str = "best_weights.h5") -> tuple[TrainConfig, 
     Raises:
         FileNotFoundError: if the run is not complete.
     """
-    config = TrainConfig(**json.loads((run / "config.json").read_text()))
+    config = from_flat(TrainConfig, json.loads((run / "config.json").read_text()))
     if not (run / weights).exists():
         raise FileNotFoundError(f"received {run}, which lacks {weights}")
     model = build_from(config)
@@ -150,9 +154,9 @@ def set_trainable(
     Args:
         model: of ``build_model``.
         backbone: whether the backbone is trained.
-        freeze_until: name of the first backbone layer that is; none before it. Empty: all are.
-        freeze_norms: keep BatchNorm in inference mode: batches of 32 augmented films would replace the
-            good statistics of ImageNet weights by noisy ones.
+        freeze_until: name of the first backbone layer that is trained; empty for all layers.
+        freeze_norms: keep BatchNorm in inference mode, because batches of 32 augmented images would
+            replace the good statistics of the ImageNet weights by noisy ones.
 
     Raises:
         ValueError: if no layer has that name.
@@ -207,11 +211,11 @@ def pad_both_sides(layer: layers.Layer) -> layers.Layer:
 
 
 def _copy_to_gray(source: tf_keras.Model, target: tf_keras.Model, kind: Backbone) -> None:
-    """Copy weights layer by layer, by name, and sum the first convolution's channels. Keras' own ImageNet
-    networks may have a layer more than those built without weights, and no weights in it."""
+    """Copy weights by layer name, and sum the channels of the first convolution. Keras' own ImageNet
+    networks may have one more layer than those built without weights; it has no weights."""
     scale = kind.std.mean() / kind.std
     offset = (kind.mean.mean() - kind.mean) / kind.std
-    shift = None  # of the first convolution's output, until it has found its place
+    shift = None  # of the first convolution's output, until a bias or BatchNorm has absorbed it
     for layer in source.layers:
         values = layer.get_weights()
         if not values or isinstance(layer, layers.Normalization):

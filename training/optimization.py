@@ -16,8 +16,8 @@ def compile_model(model: tf_keras.Model, config: TrainConfig, learning_rate: flo
     Args:
         model: to compile.
         config: gives weight decay, warm-up and smoothing.
-        learning_rate: the peak.
-        steps: of the whole schedule.
+        learning_rate: the peak of the schedule.
+        steps: length of the schedule.
     """
     share, start, end = (0.3, 1 / 25, 4e-6) if config.one_cycle else (config.warmup_share, 0.01, 0.01)
     schedule = tf_keras.optimizers.schedules.CosineDecay(
@@ -44,13 +44,13 @@ def build_loss(config: TrainConfig) -> Callable[[tf.Tensor, tf.Tensor], tf.Tenso
 def loss_of_both(
     targets: tf.Tensor, logits: tf.Tensor, label_smoothing: float, cause_weight: float
 ) -> tf.Tensor:
-    """Cross-entropy of pneumonia, plus that of its cause where there is pneumonia.
+    """Cross-entropy of pneumonia, plus the cross-entropy of its cause for images with pneumonia.
 
     Args:
         targets: float32 (B, 2), shares of pneumonia and of viral pneumonia; 0 or 1 unless mixed.
         logits: float32 (B, 2) of ``build_model``.
-        label_smoothing: share of each label that is given to its opposite in equal parts.
-        cause_weight: of the second.
+        label_smoothing: share of each label that is divided equally between both labels.
+        cause_weight: weight of the second cross-entropy.
 
     Returns:
         float32 (B,).

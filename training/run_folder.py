@@ -1,10 +1,8 @@
-"""The folder of a run: its configuration, from flags, and its history, an epoch a row."""
+"""The folder of a run: its configuration, and its history with one row for each epoch."""
 
 from __future__ import annotations
 
-import argparse
 import csv
-import dataclasses
 import json
 import subprocess
 from pathlib import Path
@@ -12,16 +10,6 @@ from typing import Any
 
 Row = dict[str, Any]
 COMMIT = "commit.txt"
-
-
-def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
-    """A flag for each field of a dataclass, of its default's type."""
-    for field in dataclasses.fields(config):
-        kind: Row = {"type": type(field.default)}
-        if isinstance(field.default, bool):
-            kind = {"action": argparse.BooleanOptionalAction}
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, default=field.default, help=" ", **kind)
 
 
 def check_run(run: Path, config: Row, resume: bool) -> None:
@@ -38,7 +26,7 @@ def check_run(run: Path, config: Row, resume: bool) -> None:
 
 
 def write_config(run: Path, config: Row) -> None:
-    """Write config.json, which makes the folder a run, and commit.txt, the code that it began with."""
+    """Write config.json, which marks the folder as a run, and commit.txt, the commit it started from."""
     run.mkdir(parents=True, exist_ok=True)
     if not (run / COMMIT).exists():
         (run / COMMIT).write_text(find_commit())
@@ -46,10 +34,10 @@ def write_config(run: Path, config: Row) -> None:
 
 
 def find_commit() -> str:
-    """The commit of this code, with ``-dirty`` where tracked files differ from it, or ``unknown`` outside
-    of a git checkout."""
+    """The commit of this code, with ``-dirty`` if tracked files have changed since, or ``unknown``
+    outside a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    command += ["--exclude", "*"]  # no tag in place of it
+    command += ["--exclude", "*"]  # never a tag instead of the hash
     try:
         described = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
@@ -58,7 +46,7 @@ def find_commit() -> str:
 
 
 def read_history(run: Path) -> list[Row]:
-    """The rows of history.csv; none before the first epoch."""
+    """The rows of history.csv; there are none before the first epoch."""
     path = run / "history.csv"
     if not path.exists():
         return []
@@ -67,7 +55,7 @@ def read_history(run: Path) -> list[Row]:
 
 
 def write_history(run: Path, rows: list[Row]) -> None:
-    """Replace history.csv, at once, so that a kill leaves the old rows or the new."""
+    """Replace history.csv in one step, so that a kill leaves either the old rows or the new ones."""
     temporary = run / "history.csv.new"
     with temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])

@@ -1,4 +1,4 @@
-"""The validation patients' films, as they are and corrupted, and a network's scores on them."""
+"""The images of the validation patients, with and without corruption, and a network's scores on them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from cxr.imaging import preprocess
 from training.augmentation import Augmentation, augment
+from training.calibration import calibrate
 from training.config import TrainConfig
-from training.dataset import Films, load_films
-from training.evaluate import calibrate
+from training.sources import LabelledImages, load_sizes
 
-# spelled out, so that a change of the recipe does not change the yardstick
+# written out in full, so that a change of the recipe does not change what it is measured with
 CORRUPTION = Augmentation(
     whole_frame_share=0.3,
     crop_area=0.6,  # the lungs stay in the frame
@@ -29,24 +29,24 @@ CORRUPTION = Augmentation(
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """Validation films as they are, and uint8 (N, S, S, 1) the same corrupted."""
+    """Validation images without corruption, and the same ones corrupted, uint8 (N, S, S, 1)."""
 
-    films: Films
+    films: LabelledImages
     corrupted: np.ndarray
 
 
 def load_validation(config: TrainConfig) -> Validation:
-    """The validation patients' films, and the same under a fixed draw of stress (exposure, contrast,
-    crop, blur, sharpening, texture, resampling, JPEG, rotation) before ``preprocess``, as other machines
-    would do."""
-    films = load_films(config.data, "val", config.film_size)
-    return Validation(
-        load_films(config.data, "val", config.image_size), corrupt(films.images, config.image_size)
-    )
+    """Load the images of the validation patients, and corrupt a copy of each before ``preprocess``.
+
+    The corruptions are those that another machine or department causes: exposure, contrast, crop, blur,
+    sharpening, texture, resampling, JPEG and rotation. They are drawn with fixed seeds.
+    """
+    plain, larger = load_sizes(config.data, "val", (config.image_size, config.film_size))
+    return Validation(plain, corrupt(larger.images, config.image_size))
 
 
 def corrupt(images: np.ndarray, size: int, settings: Augmentation = CORRUPTION) -> np.ndarray:
-    """uint8 (N, F, F, 1) under a fixed draw of stress each, to uint8 (N, size, size, 1)."""
+    """Corrupt images uint8 (N, F, F, 1) with fixed seeds. Returns uint8 (N, size, size, 1)."""
     corrupted = []
     for i, image in enumerate(images):
         changed = augment(image, image.shape[0], tf.constant([i, -1]), settings).numpy()
@@ -60,9 +60,11 @@ def predict_logits(model: tf_keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def validate(model: tf_keras.Model, validation: Validation) -> dict[str, float]:
-    """AUROC of the validation patients' films as they are and corrupted, and of virus against
-    bacteria; ``score``, which stops and selects, is the mean of the first two, since the plain AUROC
-    saturates near 1 and cannot tell epochs apart."""
+    """AUROC on the validation patients without and with corruption, and of virus against bacteria.
+
+    ``score``, which decides on stopping and on the best epoch, is the mean of the first two: the AUROC
+    without corruption is close to 1 in most epochs and cannot rank them.
+    """
     labels, series = validation.films.labels, validation.films.series
     logits = predict_logits(model, validation.films.images)
     corrupted = predict_logits(model, validation.corrupted)
@@ -70,7 +72,7 @@ def validate(model: tf_keras.Model, validation: Validation) -> dict[str, float]:
     return {
         "val_loss": float(log_loss(labels, calibrate(logits[:, 0], 1.0, 0.0))),
         "val_auroc": aurocs[0],
-        "stress_auroc": aurocs[1],
+        "corrupted_auroc": aurocs[1],
         "cause_auroc": float(roc_auc_score(series[labels == 1] == "virus", logits[labels == 1, 1])),
         "score": float(np.mean(aurocs)),
     }

@@ -1,25 +1,32 @@
-"""Tests of the evidence: is it the score, does it follow the weights, and does the score follow it?
+"""Tests of the evidence map: does it sum up to the logit, depend on the weights, and matter to the logit?
 
-Run by ``python -m training.evaluate explanation``.
+Command::
+
+    python -m experiments.explanation --data data/chest_xray --run runs/NAME
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.stats import spearmanr
+import pandas as pd
+import tf_keras
 
 from cxr import Classifier, preprocess, read_image
-from training.dataset import list_labelled
+from experiments.options import add_model_options
+from training.metrics import map_correlation
+from training.model import build_from, grad_cam, load_run
+from training.names import list_labelled
 
-# The mean of the training films shows the rib cage between these shares of height and width.
+# The mean of the training images shows the rib cage between these shares of height and width.
 THORAX_BOX = (0.12, 0.85, 0.08, 0.92)  # top, bottom, left, right
 DELETION_FILMS = 120
 DELETION_STEPS = 20
-BLUR_SHARE = 0.1  # of the side: what a deleted pixel is replaced by
+BLUR_SHARE = 0.1  # of the side; a deleted pixel is replaced by this blur
 RANDOMIZED_FILMS = 60
 RESAMPLES = 1000
 
@@ -30,7 +37,7 @@ def evaluate(name: str, data: Path, split: str, run: Path | None) -> str:
     Args:
         name: as ``Classifier.load`` takes it.
         data, split: as ``list_labelled`` takes them.
-        run: the model's run, for the tests that need gradients; they are left out without.
+        run: the model's run, for the tests that need gradients. Without it they are left out.
 
     Raises:
         ValueError: if the model or the films cannot be used.
@@ -70,7 +77,8 @@ def share_in_upper_corners(evidence: np.ndarray) -> float:
 
 
 def thorax_share(evidence: np.ndarray) -> np.ndarray:
-    """Share (N,) of each map (N, h, w) of values >= 0 that lies in ``THORAX_BOX``, by area of cells."""
+    """Share (N,) of each map (N, h, w) of values >= 0 that lies in ``THORAX_BOX``. A cell on the border
+    counts by the part of its area that is inside."""
     top, bottom, left, right = THORAX_BOX
     rows, columns = (
         np.diff(np.clip(np.arange(n + 1) / n, low, high)) * n
@@ -80,19 +88,13 @@ def thorax_share(evidence: np.ndarray) -> np.ndarray:
     return np.einsum("nhw,h,w->n", evidence, rows, columns) / total
 
 
-def map_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Median over films of Spearman's correlation between two sets of maps (N, h, w)."""
-    pairs = zip(first, second, strict=True)
-    return float(np.median([spearmanr(a, b, axis=None).statistic for a, b in pairs]))
-
-
 def shifted_evidence(classifier: Classifier, image: np.ndarray) -> np.ndarray:
-    """The map at twice the resolution: four predictions of the film moved by a quarter of a cell either
-    way, their cells interleaved.
+    """The map at twice the resolution: the image is moved by a quarter of a cell in both directions, and
+    the cells of the four predictions are interleaved.
 
     Args:
         classifier: the model.
-        image: uint8 (S, S), a film at the input size.
+        image: uint8 (S, S), at the input size.
 
     Returns:
         float32 (S/16, S/16).
@@ -111,17 +113,17 @@ def shifted_evidence(classifier: Classifier, image: np.ndarray) -> np.ndarray:
 def deletion_curve(
     classifier: Classifier, image: np.ndarray, importance: np.ndarray, insert: bool
 ) -> np.ndarray:
-    """Probability as the most important pixels are blurred away, or come back (Petsiuk et al. 2018), each
-    film going through ``preprocess`` anew, as any film does.
+    """Probability while the most important pixels are blurred, or restored (Petsiuk et al. 2018). Every
+    changed image goes through ``preprocess`` again.
 
     Args:
         classifier: the model.
-        image: uint8 (S, S), a film at the input size.
-        importance: float (h, w), resized to the film; the largest goes first.
-        insert: start from the blurred film and let pixels come back.
+        image: uint8 (S, S), at the input size.
+        importance: float (h, w), resized to the image; the largest values go first.
+        insert: start from the blurred image and restore its pixels.
 
     Returns:
-        float (DELETION_STEPS + 1,), from nothing changed to all.
+        float (DELETION_STEPS + 1,), from no pixel changed to all of them.
     """
     size = len(image)
     blurred = cv2.GaussianBlur(image, (0, 0), BLUR_SHARE * size)
@@ -136,7 +138,7 @@ def deletion_curve(
 
 
 def _test_deletion(classifier: Classifier, images: list[np.ndarray]) -> str:
-    """A markdown table of deletion and insertion AUC by order, with intervals over films."""
+    """A markdown table of deletion and insertion AUC for each order, with intervals over images."""
     side = classifier.card.input_size // 32
     rng = np.random.default_rng(0)
     y, x = (np.mgrid[:side, :side] - (side - 1) / 2) / side
@@ -158,30 +160,25 @@ def _test_deletion(classifier: Classifier, images: list[np.ndarray]) -> str:
                 for insert in (False, True)
             ]
         )
-    lines = [
-        f"deletion and insertion on {len(images)} films with pneumonia that were found, AUC of the "
-        "probability:",
-        "",
-        "| order | deletion (lower is better) | insertion (higher is better) |",
-        "|---|---|---|",
-    ]
+    rows = []
     for name, values in areas.items():
         cells = []
         for column in values:
             drawn = column[rng.integers(0, len(column), (RESAMPLES, len(column)))].mean(axis=1)
             low, high = np.percentile(drawn, (2.5, 97.5))
             cells.append(f"{column.mean():.3f} ({low:.3f}..{high:.3f})")
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
-    return "\n".join(lines)
+        rows.append([name, *cells])
+    columns = ["order", "deletion (lower is better)", "insertion (higher is better)"]
+    table = pd.DataFrame(rows, columns=columns).to_markdown(index=False, disable_numparse=True)
+    return (
+        f"deletion and insertion on {len(images)} films with pneumonia that were found, AUC of the "
+        f"probability:\n\n{table}"
+    )
 
 
 def _test_against_gradients(run: Path, images: list[np.ndarray], evidence: np.ndarray) -> list[str]:
-    """Agreement with Grad-CAM on the run's float network, and the map after its weights are replaced
-    by random ones from the head down (Adebayo et al. 2018)."""
-    import tf_keras
-
-    from training.model import build_from, grad_cam, load_run
-
+    """Compare the evidence with Grad-CAM of the run's float network, and Grad-CAM with itself after the
+    weights are replaced by random ones from the head downwards (Adebayo et al. 2018)."""
     tf_keras.utils.set_random_seed(0)
     config, model = load_run(run, "pruned_weights.h5")
     films = np.stack(images)[..., None].astype(np.float32)
@@ -203,3 +200,20 @@ def _test_against_gradients(run: Path, images: list[np.ndarray], evidence: np.nd
             f"{map_correlation(reference, changed):.3f}"
         )
     return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.explanation", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    add_model_options(parser)
+    parser.add_argument("--run", type=Path, help="the model's run, for the tests that need gradients")
+    args = parser.parse_args()
+    try:
+        print(evaluate(args.model, args.data, args.split, args.run))
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,11 @@
-"""What other splits of the network between int8 and float would gain.
+"""Latency and agreement of other splits of the network between int8 and float.
 
 Command, after ``python -m benchmarks.peers``::
 
-    python -m benchmarks.levers --peers runs/peers/160 --data data/chest_xray
+    python -m experiments.levers --peers runs/peers/160 --data data/chest_xray
 
-Each split is quantized as the shipped model is. Latencies are taken in turns; the signs of the logits are
-compared with float32's on the validation patients' films.
+Each split is quantized like the shipped model. Latencies are measured in turns. The signs of the logits
+are compared with those of float32 on the validation patients.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from ai_edge_litert.interpreter import Interpreter
 
 from benchmarks.inference import BURST, Call, measure
 from cxr.classifier import INPUT, SIGNATURE
 from export.quantize import FLOAT_LAYERS, choose_calibration_films, quantize
-from training.dataset import load_films
+from training.sources import load_films
 
 SHIPPED = "stem, block 1 and head float (shipped)"
 HEAD, EARLY = FLOAT_LAYERS
@@ -37,7 +38,7 @@ SPLITS = {
 
 
 def load(model: bytes, film: np.ndarray, num_threads: int) -> Call:
-    """A call that scores ``film``, uint8 (1, S, S, 1), and returns the logit."""
+    """A function that scores an image uint8 (1, S, S, 1), ``film`` by default, and returns the logit."""
     interpreter = Interpreter(model_content=model, num_threads=num_threads)
     runner = interpreter.get_signature_runner(SIGNATURE)
     return lambda film=film: float(runner(**{INPUT: film})["logit"][0, 0])
@@ -45,17 +46,17 @@ def load(model: bytes, film: np.ndarray, num_threads: int) -> Call:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.levers", description="Splits between int8 and float, compared."
+        prog="python -m experiments.levers", description="Splits between int8 and float, compared."
     )
     parser.add_argument(
         "--peers", type=Path, required=True, help="a folder of benchmarks.peers: OUT/SIZE"
     )
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--data", required=True, help="the data set")
+    parser.add_argument("--rounds", type=int, default=30, help="rounds of the latency measurement")
     args = parser.parse_args()
     size = int(args.peers.name)
     float32 = (args.peers / "litert_float32.tflite").read_bytes()
-    films = choose_calibration_films(args.data, size)
+    films = choose_calibration_films(load_films(args.data, "train", size))
     models = {"float32": float32} | {n: quantize(float32, films, split) for n, split in SPLITS.items()}
     shown = films[:1]
     medians = []
@@ -69,15 +70,20 @@ def main() -> None:
         name: np.array([call(film[np.newaxis]) for film in validation]) for name, call in calls.items()
     }
     print(f"{args.rounds * BURST} runs each\n")
-    print(
-        "| int8, but | 1 thread / shipped | 2 threads / shipped | both / float32 | same sign as float32 |"
-    )
-    print("|---" * 5 + "|")
+    rows = []
     for name, values in logits.items():
         one, two = (m[name] / m[SHIPPED] for m in medians)
-        ratios = ", ".join(f"{m[name] / m['float32']:.2f}" for m in medians)
         same = np.mean((values > 0) == (logits["float32"] > 0))
-        print(f"| {name} | {one:.2f} | {two:.2f} | {ratios} | {same:.1%} |")
+        rows.append(
+            {
+                "int8, but": name,
+                "1 thread / shipped": f"{one:.2f}",
+                "2 threads / shipped": f"{two:.2f}",
+                "both / float32": ", ".join(f"{m[name] / m['float32']:.2f}" for m in medians),
+                "same sign as float32": f"{same:.1%}",
+            }
+        )
+    print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
 
 
 if __name__ == "__main__":

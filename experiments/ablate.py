@@ -1,14 +1,14 @@
-"""What each lever of the recipe is worth where the films are of a series never trained on.
+"""Ablations on held-out series: what each change of the training recipe gains or loses.
 
-Random validation patients saturate near an AUROC of 1 and do not see the shift between this data set's
-training and test films. Leaving out one series of normal films and one cause of pneumonia does: the
-network is trained on the others and asked about those. Each lever is one change to a base
-recipe, on small films and few steps, over several seeds; each run's logits are kept, so that a stopped
-study goes on where it was and tables cost nothing::
+The AUROC on random validation patients is close to 1 and does not show the shift between the training and
+the test images of this data set. A held-out series does: the network is trained without one series of
+normal images and one cause of pneumonia, and is measured on them. Each lever is one change to a base
+recipe, with small images, few steps and several seeds. The logits of each run are saved, so a stopped
+study continues where it was, and the tables need no training::
 
-    python -m training.ablate run --data data/chest_xray --weights FILE.h5 --external data/nih_adults
-    python -m training.ablate table
-    python -m training.ablate thresholds
+    python -m experiments.ablate run --data data/chest_xray --weights FILE.h5 --external data/nih_adults
+    python -m experiments.ablate table
+    python -m experiments.ablate thresholds
 
 The official test split is not read.
 """
@@ -20,30 +20,31 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
+import pandas as pd
 import tf_keras
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from cxr.imaging import preprocess, read_image
+from experiments.folds import PATIENTS_FOLD, SERIES_FOLDS, Fold, make_folds
+from training.augmentation import Augmentation
 from training.averaging import WeightAverage, write_weights
 from training.batches import training_batches
+from training.calibration import fit_calibration
 from training.config import TrainConfig
-from training.dataset import Films, list_labelled, load_films, parse_path
-from training.evaluate import fit_calibration
+from training.flags import from_flat, to_flat
 from training.model import build_from, set_trainable
+from training.names import list_labelled
 from training.optimization import compile_model
 from training.run_folder import check_run, write_config
-from training.shortcuts import sharpness
-from training.validation import CORRUPTION, corrupt, predict_logits
+from training.validation import predict_logits
 
 STEPS = 100
 SEEDS = 3
-HELD_OUT_FILMS = 300  # of each class, at most
-# the published recipe at a smaller size, before resampling and JPEG were added to it
-PROBE = TrainConfig(name="ablation", image_size=96, average_steps=40, copy_share=0.0)
-SERIES_FOLDS = {"IM+bacteria": ("IM", "bacteria"), "NORMAL2+virus": ("NORMAL2-IM", "virus")}
-PATIENTS_FOLD = "patients"  # the ordinary validation split, for comparison
+# the published recipe at a smaller size, from before resampling and JPEG were added to it
+PROBE = TrainConfig(
+    name="ablation", image_size=96, average_steps=40, augmentation=Augmentation(copy_share=0.0)
+)
 BASE = "base"
 LEVERS: dict[str, dict[str, float]] = {
     BASE: {},
@@ -61,63 +62,16 @@ LEVERS: dict[str, dict[str, float]] = {
     "norms trained": {"freeze_norms": False},
 }
 
-# resampling and JPEG are on trial, so the yardstick is without them
-YARDSTICK = dataclasses.replace(CORRUPTION, copy_share=0.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fold:
-    """Films at ``film_size`` to train on, and films held out at the network's size."""
-
-    name: str
-    train: Films
-    inner: Films  # validation patients of the trained series: where thresholds come from
-    inner_corrupted: np.ndarray
-    held_out: Films
-    held_out_corrupted: np.ndarray
-    sharpness: np.ndarray  # (N,) of the held-out films, stretched but not yet small
-
-
-def make_folds(data: str, config: TrainConfig) -> list[Fold]:
-    """The two leave-series-out folds, whose held-out films are disjoint, and the patient-wise split."""
-    parts = [load_films(data, split, config.film_size) for split in ("train", "val")]
-    images, labels = (np.concatenate([getattr(p, n) for p in parts]) for n in ("images", "labels"))
-    films = Films(images, labels, [path for part in parts for path in part.paths])
-    in_validation = np.array([parse_path(path).split == "val" for path in films.paths])
-    folds = []
-    for name, held in [*SERIES_FOLDS.items(), (PATIENTS_FOLD, None)]:
-        is_held = np.isin(films.series, held) if held else in_validation
-        inner = _resize(films.select(~is_held & in_validation if held else is_held), config.image_size)
-        chosen = films.select(_draw_each_class(films.labels, is_held))
-        held_out = _resize(chosen, config.image_size)
-        folds.append(
-            Fold(
-                name=name,
-                train=films.select(~is_held & ~in_validation),
-                inner=inner[0],
-                inner_corrupted=inner[1],
-                held_out=held_out[0],
-                held_out_corrupted=held_out[1],
-                sharpness=np.array([sharpness(image[..., 0]) for image in chosen.images]),
-            )
-        )
-    return folds
-
 
 def run_probe(fold: Fold, config: TrainConfig, steps: int) -> tf_keras.Model:
-    """Fine-tune all of a fresh network for ``steps`` on the fold; the averaged weights stay in it."""
+    """Fine-tune a new network on the fold for ``steps``. It has the averaged weights at the end."""
     tf_keras.backend.clear_session()
     tf_keras.utils.set_random_seed(config.seed)
     model = build_from(config, config.weights)
     set_trainable(model, True, config.freeze_until, config.freeze_norms)
     compile_model(model, config, config.learning_rate, steps)
-    rows = {
-        "image": fold.train.images,
-        "label": fold.train.labels,
-        "viral": (fold.train.series == "virus").astype(np.float32),
-    }
     average = WeightAverage(model, config.average_steps)
-    batches = training_batches(tf.data.Dataset.from_tensor_slices(rows), config, epoch=0)
+    batches = training_batches(fold.train.to_dataset(), config, epoch=0)
     model.fit(batches, steps_per_epoch=steps, callbacks=[average], verbose=0)
     write_weights(model, average.weights())
     return model
@@ -131,20 +85,20 @@ def study(
     external: Path | None,
     steps: int,
 ) -> None:
-    """Train and keep what is not there yet: a file ``<lever>--<fold>--<seed>.npz`` a run in ``out``.
+    """Train the runs that are missing in ``out``, and save each as ``<lever>--<fold>--<seed>.npz``.
 
     Args:
         out: folder of the logits.
-        config: the base recipe; names data and initial weights.
+        config: the base recipe, with the data set and the initial weights.
         levers: keys of ``LEVERS``.
         folds: names of folds.
-        external: a labelled folder of another hospital, measured as well.
-        steps: of each run.
+        external: a labelled folder of another hospital, which is measured as well.
+        steps: training steps of each run.
 
     Raises:
         ValueError: if ``out`` holds runs of another recipe, or the data cannot be used.
     """
-    settings = dataclasses.asdict(config) | {"steps": steps, "external": external is not None}
+    settings = to_flat(config) | {"steps": steps, "external": external is not None}
     check_run(out, settings, resume=True)
     write_config(out, settings)
     other_labels = np.zeros(0)
@@ -159,7 +113,7 @@ def study(
                 path = out / f"{lever}--{fold.name}--{seed}.npz"
                 if path.exists():
                     continue
-                changed = dataclasses.replace(config, seed=seed, **LEVERS[lever])
+                changed = from_flat(TrainConfig, to_flat(config) | LEVERS[lever] | {"seed": seed})
                 model = run_probe(fold, changed, steps)
                 logits = {name: predict_logits(model, x)[:, 0] for name, x in _images(fold).items()}
                 if external:
@@ -186,8 +140,8 @@ def _images(fold: Fold) -> dict[str, np.ndarray]:
 
 
 def summarize(path: Path) -> dict[str, float]:
-    """AUROCs of a run's held-out films, plain and corrupted, and external; and how far the logit follows
-    sharpness within a class (Spearman's correlation, mean size over both)."""
+    """AUROCs of a run on held-out images, without and with corruption, and on external images, and how
+    far the logit follows sharpness (Spearman's correlation within a class, mean size over both)."""
     run = np.load(path)
     labels = run["held_out_labels"]
     followed = [
@@ -205,20 +159,20 @@ def summarize(path: Path) -> dict[str, float]:
 
 
 def format_table(out: Path) -> str:
-    """A markdown table: a lever a row. AUROCs are means over seeds of the folds' mean; in brackets the
-    difference to the base recipe, paired by seed, and its standard deviation."""
+    """A markdown table with one row for each lever. AUROCs are means over folds and seeds. In brackets is
+    the difference to the base recipe, paired by seed, with its standard deviation."""
     runs: dict[tuple[str, str], dict[str, list[dict[str, float]]]] = {}
     for path in sorted(out.glob("*--*--*.npz")):
         lever, fold, seed = path.stem.split("--")
         folds = "patients" if fold == PATIENTS_FOLD else "series"
         runs.setdefault((lever, folds), {}).setdefault(seed, []).append(summarize(path))
     columns = ("held out", "corrupted", "external", "sharpness")
-    lines = ["| recipe | folds | seeds | " + " | ".join(columns) + " |", "|---" * 7 + "|"]
+    rows = []
     for folds, count in (("series", len(SERIES_FOLDS)), ("patients", 1)):
         base = _average_folds(runs.get((BASE, folds), {}), count)
         for lever in LEVERS:
             if found := _average_folds(runs.get((lever, folds), {}), count):
-                cells = []
+                row = {"recipe": lever, "folds": folds, "seeds": len(found)}
                 for column in columns:
                     cell = f"{np.mean([f.get(column, np.nan) for f in found.values()]):.4f}"
                     gains = [
@@ -228,13 +182,13 @@ def format_table(out: Path) -> str:
                     ]
                     if lever != BASE and len(gains) > 1:
                         cell += f" ({np.mean(gains):+.4f}, sd {np.std(gains, ddof=1):.4f})"
-                    cells.append(cell)
-                lines.append(f"| {lever} | {folds} | {len(found)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+                    row[column] = cell
+                rows.append(row)
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def _average_folds(seeds: dict[str, list[dict[str, float]]], folds: int) -> dict[str, dict[str, float]]:
-    """Each seed that has all its folds, with its scores averaged over them."""
+    """The scores of each seed, averaged over its folds. Seeds with missing folds are left out."""
     return {
         seed: {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         for seed, rows in seeds.items()
@@ -243,8 +197,8 @@ def _average_folds(seeds: dict[str, list[dict[str, float]]], folds: int) -> dict
 
 
 def format_thresholds(out: Path) -> str:
-    """A markdown table: ways to fix the operating point on patients of the trained series, and what
-    they give on the series held out, plain and corrupted, as mean over folds and seeds."""
+    """A markdown table of ways to choose the operating point on patients of the trained series, with
+    their results on the held-out series, without and with corruption, as means over folds and seeds."""
     rows: dict[str, list[tuple[float, ...]]] = {}
     for path in sorted(out.glob(f"{BASE}--*+*--*.npz")):
         run = np.load(path)
@@ -265,15 +219,17 @@ def format_thresholds(out: Path) -> str:
                 positive = run["held_out_labels"] == 1
                 found = np.mean(run[kind][positive] >= cut), np.mean(run[kind][~positive] < cut)
                 rows.setdefault(name, []).append((*found, np.mean(found)))
-    lines = ["| operating point | sensitivity | specificity | their mean | worst |", "|---" * 5 + "|"]
+    columns = ("sensitivity", "specificity", "their mean", "worst")
+    table = []
     for name, found in rows.items():
-        cells = [*np.mean(found, axis=0), np.min(found, axis=0)[2]]
-        lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in cells) + " |")
-    return "\n".join(lines)
+        values = [*np.mean(found, axis=0), np.min(found, axis=0)[2]]
+        shown = {column: f"{value:.3f}" for column, value in zip(columns, values, strict=True)}
+        table.append({"operating point": name, **shown})
+    return pd.DataFrame(table).to_markdown(index=False, disable_numparse=True)
 
 
 def _youden(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The logit, halfway between two films, at which sensitivity + specificity is largest."""
+    """The logit, halfway between two images, at which sensitivity + specificity is largest."""
     values = np.unique(logits)
     cuts = (values[1:] + values[:-1]) / 2
     gains = [np.mean(logits[labels == 1] >= c) + np.mean(logits[labels == 0] < c) for c in cuts]
@@ -281,38 +237,32 @@ def _youden(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _platt(logits: np.ndarray, labels: np.ndarray, prevalence: float = 0.5) -> float:
-    """The logit of probability one half where ``prevalence`` of the films are positive."""
+    """The logit of probability one half if ``prevalence`` of the images are positive."""
     temperature, offset = fit_calibration(logits, labels)
     return -(offset + np.log(prevalence / (1.0 - prevalence))) * temperature
 
 
-def _resize(films: Films, size: int) -> tuple[Films, np.ndarray]:
-    """The films at the network's size, and the same corrupted."""
-    plain = np.stack([preprocess(image[..., 0], size) for image in films.images])
-    return Films(plain, films.labels, films.paths), corrupt(films.images, size, YARDSTICK)
-
-
-def _draw_each_class(labels: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Indices of at most ``HELD_OUT_FILMS`` members of each class."""
-    rng = np.random.default_rng(0)
-    drawn = [rng.permutation(np.flatnonzero(members & (labels == y)))[:HELD_OUT_FILMS] for y in (0, 1)]
-    return np.sort(np.concatenate(drawn))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.ablate", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m experiments.ablate", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("command", choices=("run", "table", "thresholds"))
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--data", default=PROBE.data)
-    parser.add_argument("--weights", default=PROBE.weights)
-    parser.add_argument("--external", type=Path, help="labelled films of another hospital")
-    parser.add_argument("--levers", nargs="+", choices=LEVERS, default=list(LEVERS))
     parser.add_argument(
-        "--folds", nargs="+", choices=[*SERIES_FOLDS, PATIENTS_FOLD], default=list(SERIES_FOLDS)
+        "command", choices=("run", "table", "thresholds"), help="train, or print a table of what is there"
     )
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of the logits")
+    parser.add_argument("--data", default=PROBE.data, help="the data set")
+    parser.add_argument("--weights", default=PROBE.weights, help="initial weights, as training.train")
+    parser.add_argument("--external", type=Path, help="labelled images of another hospital")
+    levers, folds = list(LEVERS), list(SERIES_FOLDS)
+    parser.add_argument("--levers", nargs="+", choices=LEVERS, default=levers, help="all unless given")
+    parser.add_argument(
+        "--folds",
+        nargs="+",
+        choices=[*folds, PATIENTS_FOLD],
+        default=folds,
+        help="both folds of series unless given",
+    )
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of each run")
     args = parser.parse_args()
     if args.command == "run":
         config = dataclasses.replace(PROBE, data=args.data, weights=args.weights)

@@ -1,10 +1,10 @@
-"""Quantization-aware fine-tuning: activations are rounded as int8 will round them, so that the network
-learns to live with it (Jacob et al. 2018).
+"""Quantization-aware fine-tuning: activations are rounded as in int8, so that the network adapts to the
+rounding (Jacob et al. 2018).
 
-tensorflow-model-optimization's own quantization-aware clone does not know swish; here each swish but
-those inside squeeze-excite, and each addition of the backbone, is replaced by one that rounds to 256
-levels between the percentiles that ``export.quantize`` will use. Values beyond them are clipped, and pass
-no gradient.
+The quantization-aware clone of tensorflow-model-optimization does not support swish. Here each swish
+outside squeeze-excite, and each addition of the backbone, is replaced by a layer that rounds to 256
+levels between the percentiles that ``export.quantize`` uses. Values outside are clipped and pass no
+gradient.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tf_keras import layers
 
 from export.quantize import SAMPLES_PER_FILM, Range, percentile_range
 
-FILMS = 64  # that ranges are measured on
+FILMS = 64  # number of images that ranges are measured on
 
 
 @tf_keras.utils.register_keras_serializable("cxr")
@@ -28,26 +28,26 @@ class FakeQuantizedSwish(layers.Layer):
         self.before, self.after = before, after
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Same shape out as in."""
+        """Round; the shape stays the same."""
         x = tf.quantization.fake_quant_with_min_max_args(x, *self.before)
         gate = tf.quantization.fake_quant_with_min_max_args(tf.sigmoid(x), 0.0, 1.0)
         return tf.quantization.fake_quant_with_min_max_args(x * gate, *self.after)
 
     def get_config(self) -> dict:
-        """What ``from_config`` takes."""
+        """The arguments of ``from_config``."""
         return super().get_config() | {"before": self.before, "after": self.after}
 
 
 @tf_keras.utils.register_keras_serializable("cxr")
 class FakeQuantizedAdd(layers.Layer):
-    """Sum of two tensors, both rounded to 256 levels, and itself too."""
+    """Sum of two tensors. Both tensors and the sum are rounded to 256 levels."""
 
     def __init__(self, inputs: tuple[Range, Range], after: Range, **options) -> None:
         super().__init__(**options)
         self.inputs_ranges, self.after = inputs, after
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        """Same shape out as in."""
+        """Round; the shape stays the same."""
         first, second = (
             tf.quantization.fake_quant_with_min_max_args(x, *r)
             for x, r in zip(inputs, self.inputs_ranges, strict=True)
@@ -55,19 +55,19 @@ class FakeQuantizedAdd(layers.Layer):
         return tf.quantization.fake_quant_with_min_max_args(first + second, *self.after)
 
     def get_config(self) -> dict:
-        """What ``from_config`` takes."""
+        """The arguments of ``from_config``."""
         return super().get_config() | {"inputs": self.inputs_ranges, "after": self.after}
 
 
 def measure_activation_ranges(model: tf_keras.Model, films: np.ndarray) -> dict[str, list[Range]]:
-    """Ranges of every swish and addition: of its inputs, and of its output last.
+    """Ranges of every swish and addition: those of its inputs, followed by that of its output.
 
     Args:
         model: of ``training.model.build_model``.
         films: uint8 (N, S, S, 1).
 
     Returns:
-        By layer name, between ``RANGE_PERCENTILES``.
+        The ranges between ``RANGE_PERCENTILES`` by layer name.
     """
     chosen = [layer for layer in model.layers if _is_rounded(layer)]
     tensors = [[*tf.nest.flatten(layer.input), layer.output] for layer in chosen]
@@ -86,7 +86,7 @@ def measure_activation_ranges(model: tf_keras.Model, films: np.ndarray) -> dict[
 
 
 def fake_quantize(layer: layers.Layer, ranges: dict[str, list[Range]]) -> layers.Layer | None:
-    """The rounding twin of a layer in ``ranges``, None for others; for ``clone_model``."""
+    """The layer that rounds in place of a layer in ``ranges``; None for other layers."""
     if layer.name not in ranges:
         return None
     *before, after = ranges[layer.name]

@@ -1,13 +1,13 @@
-"""Backbones under one protocol: the same films, batches, augmentation, epochs and measurements.
+"""Compare backbones under one protocol: the same images, batches, augmentation, epochs and measurements.
 
 Command (the table of models/README.md)::
 
-    python -m training.compare --data data/chest_xray
+    python -m experiments.backbones --data data/chest_xray
 
-They are compared on validation patients; ``--split test`` is for the last report of a comparison whose
-choices have been made. From random weights, or from Keras' ImageNet weights with ``--weights imagenet``,
-which are downloaded. Each backbone is a run of ``training.train`` in ``runs/<name>/<backbone>``; one that
-is there already is only measured.
+The backbones are compared on the validation patients; ``--split test`` is for the last report, when all
+choices have been made. They start from random weights, or from Keras' ImageNet weights with ``--weights
+imagenet``, which are downloaded. Each backbone is a run of ``training.train`` in
+``runs/<name>/<backbone>``. A run that already exists is only measured.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 import tf_keras
 
+from training.calibration import Calibration
 from training.config import TrainConfig
-from training.dataset import SPLITS, load_films
-from training.evaluate import Calibration, Intervals
+from training.flags import to_flat
+from training.metrics import Intervals
 from training.model import BACKBONES, load_run
+from training.names import SPLITS
 from training.run_folder import check_run
+from training.sources import load_films
 from training.train import train
 from training.validation import load_validation, predict_logits
 
@@ -38,7 +42,7 @@ PROTOCOL = TrainConfig(
     head_epochs=0,
     epochs=2,
     freeze_norms=False,
-    average_steps=1,  # no average: so short a run still learns from step to step
+    average_steps=1,  # no average, because the weights still change a lot in such a short run
 )
 REPEATS, WARMUP = 50, 10
 
@@ -52,7 +56,7 @@ def compare(
         config: the protocol; its backbone is replaced.
         backbones: keys of ``BACKBONES``.
         runs: folder of runs.
-        split: whose films the figures are of; calibration is always from validation patients.
+        split: what the metrics are measured on; calibration always uses the validation patients.
 
     Raises:
         ValueError: if the data cannot be used, or a run was started with another protocol.
@@ -63,7 +67,7 @@ def compare(
     for backbone in backbones:
         chosen = dataclasses.replace(config, name=f"{config.name}/{backbone}", backbone=backbone)
         run = runs / chosen.name
-        check_run(run, dataclasses.asdict(chosen), resume=True)
+        check_run(run, to_flat(chosen), resume=True)
         if not (run / "metrics.json").exists():
             train(chosen, runs, resume=True)
         _, model = load_run(run)
@@ -75,28 +79,24 @@ def compare(
         metrics = calibration.measure(measured.labels, logits, measured.patients)
         models.append(model)
         rows.append(
-            [
-                backbone,
-                f"{model.count_params() / 1e6:.2f} M",
-                f"{model.count_params() * 4 / 1e6:.1f} MB",
-                str(config.epochs),
-                *(_format_interval(metrics, name) for name in ("auroc", "accuracy")),
-            ]
+            {
+                "backbone": backbone,
+                "parameters": f"{model.count_params() / 1e6:.2f} M",
+                "float32 weights": f"{model.count_params() * 4 / 1e6:.1f} MB",
+                "epochs": config.epochs,
+                f"{split} AUROC": _format_interval(metrics, "auroc"),
+                f"{split} accuracy": _format_interval(metrics, "accuracy"),
+            }
         )
         print(rows[-1], flush=True)
-    lines = [
-        f"| backbone | parameters | float32 weights | epochs | {split} AUROC | {split} accuracy "
-        "| latency / first |",
-        "|---" * 7 + "|",
-    ]
     times = _median_latencies_ms(models, measured.images[0])
     for row, time_ms in zip(rows, times, strict=True):
-        lines.append("| " + " | ".join([*row, f"{time_ms / times[0]:.2f}"]) + " |")
-    return "\n".join(lines)
+        row["latency / first"] = f"{time_ms / times[0]:.2f}"
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def _median_latencies_ms(models: list[tf_keras.Model], image: np.ndarray) -> list[float]:
-    """Of one film uint8 (S, S, 1) through each compiled network, warm, taking turns."""
+    """Latency of each compiled and warm network on one image uint8 (S, S, 1), measured in turns."""
     infer = [tf.function(model) for model in models]
     film = tf.constant(image[np.newaxis], tf.float32)
     times = np.zeros((WARMUP + REPEATS, len(models)))
@@ -115,15 +115,19 @@ def _format_interval(metrics: Intervals, name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.compare", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m experiments.backbones", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--data", default=PROTOCOL.data)
-    parser.add_argument("--weights", choices=("none", "imagenet"), default=PROTOCOL.weights)
-    parser.add_argument("--image-size", type=int, default=PROTOCOL.image_size)
-    parser.add_argument("--epochs", type=int, default=PROTOCOL.epochs)
-    parser.add_argument("--name", default=PROTOCOL.name)
-    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
-    parser.add_argument("--split", choices=SPLITS, default="val")
+    parser.add_argument("--data", default=PROTOCOL.data, help="the data set")
+    parser.add_argument(
+        "--weights", choices=("none", "imagenet"), default=PROTOCOL.weights, help="initial weights"
+    )
+    parser.add_argument("--image-size", type=int, default=PROTOCOL.image_size, help="input side, px")
+    parser.add_argument("--epochs", type=int, default=PROTOCOL.epochs, help="epochs of each backbone")
+    parser.add_argument("--name", default=PROTOCOL.name, help="the output goes to runs/NAME/BACKBONE")
+    parser.add_argument(
+        "--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES), help="all unless given"
+    )
+    parser.add_argument("--split", choices=SPLITS, default="val", help="val unless given")
     args = parser.parse_args()
     changes = {name: value for name, value in vars(args).items() if name not in ("backbones", "split")}
     changes["freeze_norms"] = args.weights == "imagenet"

@@ -1,8 +1,8 @@
-"""How much of the label lies in sharpness and gray levels alone, and how far a model follows them.
+"""How well sharpness and gray levels alone predict the label, and how far a model follows them.
 
 Command (the table of models/README.md)::
 
-    python -m training.shortcuts --data data/chest_xray
+    python -m experiments.shortcuts --data data/chest_xray
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from cxr import Classifier, preprocess, read_image
-from training.dataset import SPLITS, list_labelled
+from training.names import LABELS, SPLITS, list_labelled
 
-FILM_PX = 224  # what sharpness is measured at, whatever the file's size
+FILM_PX = 224  # sharpness is measured at this size, because it depends on the size
 
 
 def sharpness(pixels: np.ndarray) -> float:
@@ -44,14 +45,17 @@ def _outer_fifths(pixels: np.ndarray) -> tuple[slice, slice]:
 
 
 def measure_cues(films: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Each cue (N,) of films uint8 (H, W)."""
+    """The value of each cue, (N,), for images uint8 (H, W)."""
     return {name: np.array([cue(film) for film in films]) for name, cue in CUES.items()}
 
 
 def format_table(data: Path, split: str, models: list[str]) -> str:
-    """A markdown table: a cue a row; its AUROC for the label alone (over or under one half alike) on the
-    film as it comes and after ``preprocess``, and Spearman's correlation of each model's logit with the
-    cue as it comes, within NORMAL and within PNEUMONIA."""
+    """A markdown table with one row for each cue.
+
+    It has the AUROC of the cue alone for the label, before and after ``preprocess`` (one minus the AUROC
+    where it is below one half), and Spearman's correlation of each model's logit with the cue before
+    ``preprocess``, within NORMAL and within PNEUMONIA.
+    """
     listed = list_labelled(data, split)
     films = [read_image(path) for path, _, _ in listed]
     labels = np.array([label for _, label, _ in listed])
@@ -63,20 +67,20 @@ def format_table(data: Path, split: str, models: list[str]) -> str:
     for name in models:
         classifier = Classifier.load(name)
         logits[name] = np.array([classifier.predict(film).logit for film in films])
-    lines = [
-        f"| {split}, {len(films)} films | AUROC alone | after preprocess | "
-        + " | ".join(f"{name} in NORMAL | {name} in PNEUMONIA" for name in models)
-        + " |",
-        "|---" * (3 + 2 * len(models)) + "|",
-    ]
+    rows = []
     for name, values in cues.items():
-        cells = [f"{_separation(labels, v):.3f}" for v in (values, prepared[name])]
-        for scores in logits.values():
-            for label in (0, 1):
+        row = {
+            f"{split}, {len(films)} films": name,
+            "AUROC alone": f"{_separation(labels, values):.3f}",
+            "after preprocess": f"{_separation(labels, prepared[name]):.3f}",
+        }
+        for model, scores in logits.items():
+            for label, title in enumerate(LABELS):
                 members = labels == label
-                cells.append(f"{spearmanr(scores[members], values[members]).statistic:+.2f}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+                correlation = spearmanr(scores[members], values[members]).statistic
+                row[f"{model} in {title}"] = f"{correlation:+.2f}"
+        rows.append(row)
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def _separation(labels: np.ndarray, values: np.ndarray) -> float:
@@ -86,10 +90,10 @@ def _separation(labels: np.ndarray, values: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.shortcuts", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m experiments.shortcuts", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--split", choices=SPLITS, default="train")
+    parser.add_argument("--data", type=Path, required=True, help="the data set, or labelled images")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="train unless given")
     parser.add_argument("--models", nargs="+", default=["int8"], help="int8, float32 or FILE.tflite")
     args = parser.parse_args()
     try:

@@ -1,0 +1,119 @@
+"""The experiments on the shipped models: explanation, resolution and shortcuts."""
+
+import re
+
+import cv2
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+import training  # noqa: F401  before tensorflow
+from cxr import Classifier, preprocess, read_image
+from experiments.explanation import (
+    DELETION_STEPS,
+    THORAX_BOX,
+    deletion_curve,
+    share_in_upper_corners,
+    shifted_evidence,
+    thorax_share,
+)
+from experiments.shortcuts import FILM_PX, sharpness
+from tests.conftest import SAMPLES, read_table, run_module
+from training.names import list_labelled
+
+
+def test_evidence_is_tested_by_one_command(labelled):
+    result = run_module("experiments.explanation", "--data", labelled)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert float(re.search(r"completeness.* within (\S+) log-odds", result.stdout)[1]) < 1e-4
+    share = re.search(r"outside the thorax box.*?([\d.]+)%; the box leaves out ([\d.]+)%", result.stdout)
+    assert 0 < float(share[1]) < 100
+    top, bottom, left, right = THORAX_BOX
+    assert float(share[2]) == pytest.approx(100 * (1 - (bottom - top) * (right - left)), abs=0.1)
+    assert "on 2 films with pneumonia that were found" in result.stdout
+    areas = {
+        name: [float(re.fullmatch(r"(\S+) \(\S+\)", cell)[1]) for cell in cells]
+        for name, *cells in (row.values() for row in read_table(result.stdout))
+    }
+    assert set(areas) == {"evidence", "evidence, four shifts", "centre first", "random cells"}
+    classifier = Classifier.load("int8")
+    films = [preprocess(read_image(labelled / "PNEUMONIA" / f"PNEUMONIA{i}_0.png"), 160) for i in (1, 2)]
+    for column, insert in enumerate((False, True)):
+        curves = [
+            deletion_curve(classifier, f[..., 0], classifier.predict(f[..., 0]).evidence, insert)
+            for f in films
+        ]
+        assert areas["evidence"][column] == pytest.approx(np.mean(curves), abs=1e-3)
+
+
+def test_large_films_keep_their_label(labelled):
+    result = run_module("experiments.resolution", "--data", labelled)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "2400 x 2000 px: 100.0% keep their label" in result.stdout
+
+
+def test_large_films_score_like_their_small_copies(real_data):
+    result = run_module("experiments.resolution", "--data", real_data)
+    share = float(re.search(r"([\d.]+)% keep their label", result.stdout)[1])
+    assert share >= 98.0
+
+
+def test_upper_corners_are_the_two_above():
+    maps = np.zeros((4, 3, 3), np.float32)
+    for i, cell in enumerate([(0, 0), (0, 2), (2, 0), (1, 1)]):
+        maps[i][cell] = 1.0
+    assert share_in_upper_corners(maps) == 0.5
+
+
+def test_thorax_share_is_by_area():
+    top, bottom, left, right = THORAX_BOX
+    area = (bottom - top) * (right - left)
+    even, corner, middle = np.ones((5, 5)), np.zeros((5, 5)), np.zeros((5, 5))
+    corner[0, 0] = middle[2, 2] = 3.0
+    shares = thorax_share(np.stack([even, corner, middle]))
+    assert shares == pytest.approx([area, (0.2 - top) * (0.2 - left) / 0.04, 1.0])
+
+
+def test_deletion_starts_from_the_film_and_insertion_ends_there():
+    classifier = Classifier.load("int8")
+    film = preprocess(read_image(SAMPLES / "pneumonia_1.png"), 160)[..., 0]
+    prediction = classifier.predict(film)
+    deleted, inserted = (deletion_curve(classifier, film, prediction.evidence, i) for i in (False, True))
+    assert len(deleted) == len(inserted) == DELETION_STEPS + 1
+    assert deleted[0] == inserted[-1] == prediction.probability
+    assert deleted[-1] == inserted[0]
+
+
+def test_shifted_evidence_is_finer_and_agrees_with_the_map():
+    classifier = Classifier.load("float32")
+    film = preprocess(read_image(SAMPLES / "pneumonia_1.png"), 160)[..., 0]
+    fine = shifted_evidence(classifier, film)
+    assert fine.shape == (10, 10)
+    coarse = fine.reshape(5, 2, 5, 2).mean((1, 3))
+    assert np.corrcoef(coarse.ravel(), classifier.predict(film).evidence.ravel())[0, 1] > 0.8
+
+
+def test_sharpness_grows_with_detail():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    assert sharpness(np.full((64, 64), 99, np.uint8)) == 0
+    assert sharpness(noise) > 3 * sharpness(noise.repeat(2, 0).repeat(2, 1))
+
+
+def test_shortcuts_are_measured_by_one_command(tiny_data):
+    result = run_module("experiments.shortcuts", "--data", tiny_data, "--models", "int8", "float32")
+    assert result.returncode == 0, result.stderr[-2000:]
+    rows = read_table(result.stdout)
+    assert list(rows[0])[-2:] == ["float32 in NORMAL", "float32 in PNEUMONIA"]
+    table = {name: [float(cell) for cell in cells] for name, *cells in (r.values() for r in rows)}
+    films = list_labelled(tiny_data, "train")
+    pixels = [read_image(path) for path, _, _ in films]
+    sharp = np.array([
+        sharpness(cv2.resize(p, (FILM_PX, FILM_PX), interpolation=cv2.INTER_AREA)) for p in pixels
+    ])  # fmt: skip
+    sick = np.array([label for _, label, _ in films]) == 1
+    above = np.mean(np.subtract.outer(sharp[sick], sharp[~sick]) > 0)
+    assert table["sharpness"][0] == pytest.approx(max(above, 1 - above), abs=1e-3)
+    classifier = Classifier.load("float32")
+    logits = np.array([classifier.predict(p).logit for p in pixels])
+    followed = spearmanr(logits[sick], sharp[sick]).statistic
+    assert table["sharpness"][-1] == pytest.approx(followed, abs=0.01)
