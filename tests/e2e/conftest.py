@@ -101,7 +101,7 @@ def wait_for_verdict(page, words: str):
 
 
 def settle(page) -> None:
-    """Wait until the page is drawn; what is about to be drawn anew is faded meanwhile."""
+    """Wait until the page is drawn; what is about to be drawn again is faded until then."""
     page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
     page.wait_for_timeout(600)
 
