@@ -71,8 +71,8 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
             "against bacteria, if both are equally frequent. This second answer is weaker than the "
             f"verdict: its AUROC is {held_out['value']:.2f} ({held_out['low']:.2f} to "
             f"{held_out['high']:.2f}) on the validation patients, who decide whether it is shown at all "
-            f"(the lower end must reach 0.75), and {cause['value']:.2f} ({cause['low']:.2f} to {cause['high']:.2f}) on the "
-            "test films with pneumonia."
+            f"(the lower end must reach 0.75), and {cause['value']:.2f} ({cause['low']:.2f} to "
+            f"{cause['high']:.2f}) on the test films with pneumonia."
         )
     st.caption(f"The model learned from children of 1 to 5 years, of one hospital. {tell_external(card)}")
 
