@@ -17,6 +17,7 @@ SMALL_PIXELS = 12_000_000  # larger films get the larger limit, one at a time
 SMALL_BYTES = 400 * 2**20  # address space for a film, beyond what the libraries take
 LARGE_BYTES = 900 * 2**20
 LENGTH = struct.Struct(">Q")
+GRANTED, LATER = b"granted", b"later"  # answers to a process that asks for room
 
 
 def main() -> None:
@@ -24,6 +25,7 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # some codecs print there
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    import imagecodecs  # noqa: F401  here, so that a broken installation is noticed at the start
     import numpy as np  # what these imports print must not mix with the replies
 
     from cxr.errors import MAX_BYTES, InvalidImageError
@@ -36,15 +38,19 @@ def main() -> None:
         check_size(width, height)
         if width * height > SMALL_PIXELS:
             send(replies, json.dumps({"asks": "room"}).encode())
-            receive(sys.stdin.buffer, MAX_BYTES)
+            if receive(sys.stdin.buffer, MAX_BYTES) != GRANTED:
+                raise _PutOff
             limits.allow(LARGE_BYTES)
 
+    send(replies, json.dumps({"ready": True}).encode())
     while (data := receive(sys.stdin.buffer, MAX_BYTES)) is not None:
         limits.allow(SMALL_BYTES)
         try:
             film = decode_film(data, admit)
         except InvalidImageError as error:
             send(replies, json.dumps({"refused": error.received}).encode())
+        except _PutOff:
+            send(replies, json.dumps({"later": True}).encode())
         else:
             send(replies, json.dumps({"shape": film.pixels.shape, "notes": film.notes}).encode())
             send(replies, np.ascontiguousarray(film.pixels).data)
@@ -64,12 +70,24 @@ def receive(stream: BinaryIO, limit: int) -> bytes | None:
     return data if len(data) == size else None
 
 
+def receive_into(stream: BinaryIO, buffer: memoryview) -> bool:
+    """Receive a message of exactly the buffer's size. Returns False if there is none."""
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size or LENGTH.unpack(head)[0] != buffer.nbytes:
+        return False
+    return stream.readinto(buffer) == buffer.nbytes
+
+
 def send(stream: BinaryIO, message: bytes | memoryview) -> None:
     """Send a message: its length, then its bytes."""
     view = memoryview(message)
     stream.write(LENGTH.pack(view.nbytes))
     stream.write(view)
     stream.flush()
+
+
+class _PutOff(BaseException):
+    """A large film has to wait for another one."""
 
 
 class _Limits:

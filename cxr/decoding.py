@@ -18,13 +18,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cxr.decoder import receive, send
+from cxr.decoder import GRANTED, LATER, receive, receive_into, send
 from cxr.errors import MAX_PIXELS, InvalidImageError
 
 WORKERS = 2  # films decoded at once by default; the memory of a server limits them
@@ -41,6 +41,7 @@ SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20),
 }
 TOO_MUCH = "a film that is damaged, or took more memory or time than a film may"
+NOT_STARTED = "a film that cannot be decoded, because the decoder does not start on this machine"
 NO_PROCESS = "a film that cannot be decoded now, because this machine cannot start another process"
 
 
@@ -59,6 +60,7 @@ class DecoderPool:
         self._tickets = itertools.count()
         self._idle: list[_Worker] = []
         self._waiting: set[int] = set()
+        self._waiting_large: set[int] = set()
         self._running: dict[int, _Worker] = {}
 
     def start(self) -> None:
@@ -68,12 +70,14 @@ class DecoderPool:
                 self._idle.append(_Worker())
 
     def decode(
-        self, data: bytes, on_wait: Callable[[int], None] | None = None
+        self, data: bytes | Callable[[], bytes], on_wait: Callable[[int], None] | None = None
     ) -> tuple[np.ndarray, tuple[str, ...]]:
         """Decode a file as ``cxr.imaging.decode_film`` does.
 
         Args:
-            data: the file.
+            data: the file, or a function that reads it. The function is called when the file's turn has
+                come, in another thread, so that those who wait hold no file in memory; it is called again
+                if the film is large and another large one is being decoded.
             on_wait: called in this thread about four times a second with the number of films that wait
                 before this one. If it raises, decoding ends, and the exception is raised here.
 
@@ -83,19 +87,52 @@ class DecoderPool:
         Raises:
             InvalidImageError: if the file cannot be read within the bounds.
         """
-        with self._lock:  # tickets are in the order of the queue
-            ticket = next(self._tickets)
-            future = self._threads.submit(self._run, ticket, data)
-            self._waiting.add(ticket)
+        ticket = next(self._tickets)
         try:
-            while on_wait and concurrent.futures.wait([future], TICK_S).not_done:
-                with self._lock:
-                    ahead = sum(other < ticket for other in self._waiting)
-                on_wait(ahead)
-            return future.result()
+            result = self._run_in_turn(ticket, data, on_wait, has_room=False)
+            if result is None:  # another large film is being decoded; small ones may pass this one
+                with self._wait_for_room(ticket, on_wait):
+                    result = self._run_in_turn(ticket, data, on_wait, has_room=True)
+            return result
         except BaseException:
             self._cancel(ticket)
             raise
+
+    def _run_in_turn(
+        self,
+        ticket: int,
+        data: bytes | Callable[[], bytes],
+        on_wait: Callable[[int], None] | None,
+        has_room: bool,
+    ) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """Wait for a thread of the pool, and for what it returns."""
+        with self._lock:
+            future = self._threads.submit(self._run, ticket, data, has_room)
+            self._waiting.add(ticket)
+        while on_wait and concurrent.futures.wait([future], TICK_S).not_done:
+            with self._lock:
+                ahead = sum(other < ticket for other in self._waiting)
+            on_wait(ahead)
+        return future.result()
+
+    @contextlib.contextmanager
+    def _wait_for_room(self, ticket: int, on_wait: Callable[[int], None] | None) -> Iterator[None]:
+        """Hold the lock of large films, which no thread of the pool waits for."""
+        with self._lock:
+            self._waiting_large.add(ticket)
+        try:
+            while not self._large_film.acquire(timeout=TICK_S):
+                if on_wait:
+                    with self._lock:
+                        ahead = sum(other < ticket for other in self._waiting_large)
+                    on_wait(ahead + 1)
+        finally:
+            with self._lock:
+                self._waiting_large.discard(ticket)
+        try:
+            yield
+        finally:
+            self._large_film.release()
 
     def close(self) -> None:
         """Finish the films that were given, and end the processes. The pool takes no film after this."""
@@ -110,14 +147,17 @@ class DecoderPool:
             if ticket in self._running:
                 self._running[ticket].kill()
 
-    def _run(self, ticket: int, data: bytes) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    def _run(
+        self, ticket: int, data: bytes | Callable[[], bytes], has_room: bool
+    ) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """Decode in this thread of the pool. None if the film is large and has to wait for another."""
         with self._lock:
             if ticket not in self._waiting:  # cancelled
                 return None
             self._waiting.remove(ticket)
             worker = self._running[ticket] = self._take_worker()
         try:
-            return self._decode(worker, data)
+            return self._decode(worker, data() if callable(data) else data, has_room)
         except InvalidImageError:  # an answer like any other
             raise
         except BaseException as error:
@@ -144,14 +184,22 @@ class DecoderPool:
         except OSError as error:
             raise InvalidImageError(NO_PROCESS) from error
 
-    def _decode(self, worker: _Worker, data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
-        start = time.monotonic()
+    def _decode(
+        self, worker: _Worker, data: bytes, has_room: bool
+    ) -> tuple[np.ndarray, tuple[str, ...]] | None:
         with _kill_after(worker, DEADLINE_S):
             answer = worker.ask(data)
-        if answer is None:  # a large film; the time that it waits for another does not count
-            left_s = DEADLINE_S - (time.monotonic() - start)
-            with self._large_film, _kill_after(worker, left_s):
-                answer = worker.ask(b"")
+            if answer is not None:
+                return answer
+            if has_room:
+                answer = worker.ask(GRANTED)
+            elif self._large_film.acquire(blocking=False):
+                try:
+                    answer = worker.ask(GRANTED)
+                finally:
+                    self._large_film.release()
+            else:
+                return worker.ask(LATER)
         if answer is None:
             raise _WorkerEndedError
         return answer
@@ -174,6 +222,7 @@ class _Worker:
             env=inherited | SETTINGS,
             start_new_session=True,  # Ctrl-C ends the parent, which ends this process
         )
+        self._is_ready = False
         with contextlib.suppress(ImportError, AttributeError, OSError):
             import fcntl
 
@@ -181,27 +230,47 @@ class _Worker:
                 fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def ask(self, data: bytes) -> tuple[np.ndarray, tuple[str, ...]] | None:
-        """Send a file, or an empty message after the process has asked for room to decode a large film.
+        """Send a file or, if the process has asked for room for a large film, ``GRANTED`` or ``LATER``.
 
         Returns:
-            Pixels, uint8 (H, W), and notes; or None if the process asks for room.
+            Pixels, uint8 (H, W), and notes; or None if the process asks for room, or has put off a film.
 
         Raises:
             InvalidImageError: if the process refuses the file. It can take the next one.
             _WorkerEndedError: if the process has ended, or its answer cannot be understood.
         """
+        if not self._is_ready:
+            self._await_start()
         try:
             send(self._process.stdin, data)
-            answer = json.loads(receive(self._process.stdout, MAX_ANSWER_BYTES) or b"")
-            if "asks" in answer:
+            answer = self._receive_answer()
+            if "asks" in answer or "later" in answer:
                 return None
             if "refused" not in answer:
                 height, width = answer["shape"]
-                pixels = np.frombuffer(receive(self._process.stdout, MAX_PIXELS), np.uint8)
-                return pixels.reshape(height, width), tuple(map(str, answer["notes"]))
+                return self._receive_pixels(height, width), tuple(map(str, answer["notes"]))
         except Exception as error:  # of pipes, of memory, and of what a compromised codec may send
             raise _WorkerEndedError from error
         raise InvalidImageError(str(answer["refused"]))
+
+    def _await_start(self) -> None:
+        """Wait until the process has imported what it needs; it ends at once in a broken installation."""
+        try:
+            self._is_ready = "ready" in self._receive_answer()
+        except Exception as error:
+            raise InvalidImageError(NOT_STARTED) from error
+
+    def _receive_answer(self) -> dict[str, Any]:
+        return json.loads(receive(self._process.stdout, MAX_ANSWER_BYTES) or b"")
+
+    def _receive_pixels(self, height: int, width: int) -> np.ndarray:
+        """Pixels straight into an array, uint8 (H, W), of their own."""
+        if not 0 < height * width <= MAX_PIXELS:
+            raise ValueError(f"received an image of {height * width} pixels")
+        pixels = np.empty((height, width), np.uint8)
+        if not receive_into(self._process.stdout, pixels.data.cast("B")):
+            raise EOFError
+        return pixels
 
     def is_alive(self) -> bool:
         """Whether it can take another film."""

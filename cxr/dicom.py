@@ -30,7 +30,8 @@ from cxr.errors import MAX_BYTES, InvalidImageError
 from cxr.pixels import check_size, to_gray
 
 MODALITIES = {"CR": "computed radiography", "DX": "digital radiography", "RG": "film"}
-LATERAL_VIEWS = ("L", "R", "LL", "RL", "LLD", "RLD")  # and all words that begin with "lat"
+LATERAL_VIEWS = ("L", "R", "LL", "RL", "LLD", "RLD")
+LATERAL_WORD = re.compile(r"(?<![A-Z])[LR]{0,2}[ _-]?LAT")  # LATERAL, LLAT, R_LAT, LEFT LATERAL
 ENCODINGS = {  # (is implicit, is little endian) to the syntax of a file that does not name it
     (True, True): ImplicitVRLittleEndian,
     (False, True): ExplicitVRLittleEndian,
@@ -210,7 +211,7 @@ def _check_kind(dataset: Dataset) -> None:
     if "PixelData" not in dataset:
         raise InvalidImageError("a DICOM file without an image")
     view = _get_view(dataset)
-    if view.upper() in LATERAL_VIEWS or re.search(r"\blat", view, re.IGNORECASE):
+    if view.upper() in LATERAL_VIEWS or LATERAL_WORD.search(view.upper()):
         raise InvalidImageError(f"a lateral film (view position {view}), where a frontal one is needed")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:

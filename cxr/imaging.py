@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import os
 import struct
@@ -30,7 +31,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom")
 STRETCH_PERCENTILES = (1.0, 99.0)
 ORIENTATION = 274  # EXIF tag
-BITS_PER_SAMPLE = 258  # TIFF tag
+BITS_PER_SAMPLE, EXTRA_SAMPLES = 258, 338  # TIFF tags
+ALPHAS = (1, 2)  # of EXTRA_SAMPLES; 0 is a filler
+DEEP_TIFF_MODES = ("LA", "RGB", "RGBA")  # Pillow's, where samples are what they seem
 DEEP_COLORS = ("RGB;16B", "RGBA;16B", "LA;16B")  # Pillow's names for PNG samples of 16 bits
 TURNS = {  # EXIF 2.32, 4.6.4 A
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,6 +44,8 @@ TURNS = {  # EXIF 2.32, 4.6.4 A
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+ImageFile = str | os.PathLike[str] | BinaryIO | Callable[[], bytes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +61,7 @@ class Film:
     notes: tuple[str, ...]
 
 
-def read_image(
-    file: str | os.PathLike[str] | BinaryIO, on_wait: Callable[[int], None] | None = None
-) -> np.ndarray:
+def read_image(file: ImageFile, on_wait: Callable[[int], None] | None = None) -> np.ndarray:
     """Decode a film to gray pixels, as ``read_film`` does.
 
     Returns:
@@ -70,9 +73,7 @@ def read_image(
     return read_film(file, on_wait).pixels
 
 
-def read_film(
-    file: str | os.PathLike[str] | BinaryIO, on_wait: Callable[[int], None] | None = None
-) -> Film:
+def read_film(file: ImageFile, on_wait: Callable[[int], None] | None = None) -> Film:
     """Decode an image or DICOM file. The format is detected from the content, not from the name.
 
     Sizes are checked on the header, before any pixel is decoded. Color is reduced with the ITU-R 601
@@ -84,13 +85,15 @@ def read_film(
     ``cxr.dicom.read_dicom``.
 
     Args:
-        file: a path, or a binary file object that is read from its current position.
+        file: a path; a binary file object, which is read from its current position; or a function that
+            returns the file's bytes. It is read when its turn has come, so that films that wait take no
+            memory, and perhaps twice.
         on_wait: called while the film waits and is decoded, as ``DecoderPool.decode`` says.
 
     Raises:
         InvalidImageError: if the file cannot be read, also if the path does not exist.
     """
-    return Film(*shared_pool().decode(_read_bytes(file), on_wait))
+    return Film(*shared_pool().decode(_make_reader(file), on_wait))
 
 
 def decode_film(data: bytes, admit: Callable[[int, int], None] = check_size) -> Film:
@@ -191,8 +194,12 @@ def _find_decoder(image: Image.Image) -> str | None:
         return "webp_decode"
     if image.format == "PNG" and image.tile[0].args in DEEP_COLORS:
         return "png_decode"
-    bits = image.tag_v2.get(BITS_PER_SAMPLE, ()) if image.format == "TIFF" else ()
-    return "tiff_decode" if len(bits) > 1 and set(bits) == {16} else None
+    if image.format == "TIFF" and image.mode in DEEP_TIFF_MODES:
+        bits, extra = (image.tag_v2.get(tag, ()) for tag in (BITS_PER_SAMPLE, EXTRA_SAMPLES))
+        has_alpha = len(extra) == 1 and extra[0] in ALPHAS
+        if len(bits) > 1 and set(bits) == {16} and (not extra or has_alpha):
+            return "tiff_decode"
+    return None
 
 
 def _has_more(image: Image.Image, data: bytes) -> bool:
@@ -202,8 +209,25 @@ def _has_more(image: Image.Image, data: bytes) -> bool:
     return getattr(image, "is_animated", False)
 
 
-def _read_bytes(file: str | os.PathLike[str] | BinaryIO) -> bytes:
-    if isinstance(file, (str, os.PathLike)):
+def _make_reader(file: ImageFile) -> bytes | Callable[[], bytes]:
+    """A function that reads the file, more than once if need be; its bytes if that cannot be."""
+    if callable(file) or isinstance(file, (str, os.PathLike)):
+        return functools.partial(_read_bytes, file)
+    if not file.seekable():
+        return _read_bytes(file)
+    start = file.tell()
+
+    def read() -> bytes:
+        file.seek(start)
+        return _read_bytes(file)
+
+    return read
+
+
+def _read_bytes(file: ImageFile) -> bytes:
+    if callable(file):
+        data = file()
+    elif isinstance(file, (str, os.PathLike)):
         path = Path(file)
         try:
             with path.open("rb") as stream:

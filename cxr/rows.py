@@ -6,14 +6,13 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from cxr.classifier import Classifier
 from cxr.errors import InvalidImageError
-from cxr.imaging import read_image
+from cxr.imaging import ImageFile, read_image
 from cxr.rounding import round_safely
 
 COLUMNS = (
@@ -39,7 +38,7 @@ _LOG = logging.getLogger("cxr")
 def score_film(
     classifier: Classifier,
     name: str,
-    file: Path | BinaryIO,
+    file: ImageFile,
     on_wait: Callable[[int], None] | None = None,
 ) -> tuple[Row, np.ndarray | None]:
     """Score a film.

@@ -55,7 +55,7 @@ if source is None:
     st.stop()
 
 try:
-    chest_film = screening.as_shown(film.decode(source.read()))
+    chest_film = screening.as_shown(film.decode(source))
 except InvalidImageError as error:
     st.error(f"This file cannot be scored. {error}")
     sidebar.describe_model(classifier)

@@ -11,7 +11,7 @@ from cxr import InvalidImageError
 from cxr.errors import MAX_BYTES
 from streamlit_app.film import Source, name_safely
 
-MAX_DIRECTORY_BYTES = 2**20  # about ten thousand members
+MAX_DIRECTORY_BYTES = 2**18  # about two thousand members; zipfile makes an object of each
 SIGNATURES = (b"PK\3\4", b"PK\5\6")  # of a member, and of an empty archive
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile would inflate the others in one piece
 DAMAGES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -46,12 +47,12 @@ def is_many(sources: Sequence[Source]) -> bool:
 
 def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
     """Score all films; a bad file is a row, too. Returns the film that is selected in the table."""
-    films = list(unpack(sources))
+    films = list(itertools.islice(unpack(sources), MAX_FILMS + 1))
     if not films:
         st.error("This archive cannot be scored. Received a ZIP archive without files.")
         return None
     if len(films) > MAX_FILMS:
-        st.warning(f"Received {len(films)} files; the first {MAX_FILMS} are scored.")
+        st.warning(f"Received more than {MAX_FILMS} files; the first {MAX_FILMS} are scored.")
         films = films[:MAX_FILMS]
     anyway = st.checkbox(
         "Show scores of refused films too", help="They are hardly reliable, and stay marked."
@@ -115,16 +116,21 @@ def _score(
     if bytes_left <= 0:
         too_much = f"Received more than {MAX_BATCH_BYTES // 2**20} MB at once; this file was not read."
         return empty | {"error": too_much}, 0
-    try:
+    size = 0
+
+    def read() -> bytes:
+        nonlocal size
         data = film.read()
-        row, pixels = score_film(
-            classifier, film.name, io.BytesIO(data), lambda ahead: tell_queue(queue, ahead)
-        )
+        size = len(data)
+        return data
+
+    try:
+        row, pixels = score_film(classifier, film.name, read, lambda ahead: tell_queue(queue, ahead))
         if pixels is not None:
             row["thumbnail"] = to_data_url(shrink(pixels, THUMBNAIL_PX), "JPEG", quality=80)
     except Exception as error:  # the other films are scored
-        return empty | fail_film(film.name, error), MAX_BATCH_BYTES // MAX_FILMS
-    return empty | row, len(data)
+        row = fail_film(film.name, error)
+    return empty | row, max(size, MAX_BATCH_BYTES // MAX_FILMS if row["error"] else 0)
 
 
 def _format_column(rows: Sequence[Row], card: ModelCard) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import math
 import threading
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from cxr import read_film
+from cxr import InvalidImageError, read_film
 from cxr.errors import ACCEPTED, MAX_BYTES
 from cxr.tables import to_printable
 from streamlit_app import limits
@@ -98,33 +97,47 @@ def explain() -> None:
     )
 
 
-def decode(data: bytes) -> ShownFilm:
-    """Decode a file, but only once while the session shows it.
+def decode(source: Source) -> ShownFilm:
+    """Decode a file, but only once while the session shows it. It is read when its turn has come.
 
     Raises:
         InvalidImageError: if the file cannot be scored.
     """
     queue = st.empty()  # in each run, because elements that follow would lose their state otherwise
-    digest = hashlib.sha256(data).hexdigest()
     slot = get_state().slot
-    shown = slot.film
-    if shown is None or shown.digest != digest:
-        slot.film = None
-        start = time.perf_counter()
-
-        def wait(ahead: int) -> None:
-            nonlocal start
-            if ahead:  # the time for other films does not count
-                start = time.perf_counter()
-            tell_queue(queue, ahead)
-
-        with st.spinner("Reading the film"):
-            film = read_film(io.BytesIO(data), wait)
-        decode_ms = (time.perf_counter() - start) * 1e3
-        queue.empty()
-        shown = ShownFilm(film.pixels, film.pixels.shape, film.notes, digest, decode_ms)
+    if slot.key != source.key:
+        slot.key, slot.film, slot.error = source.key, None, None
+    if slot.error is not None:  # a hostile file must not cost as much again in each run
+        raise slot.error
+    shown = slot.film or _decode(source, slot, queue)
     _keep(slot, shown)
     return shown
+
+
+def _decode(source: Source, slot: FilmSlot, queue: DeltaGenerator) -> ShownFilm:
+    start, digest = time.perf_counter(), ""
+
+    def wait(ahead: int) -> None:
+        nonlocal start
+        if ahead:  # the time for other films does not count
+            start = time.perf_counter()
+        tell_queue(queue, ahead)
+
+    def read() -> bytes:
+        nonlocal digest
+        data = source.read()
+        digest = hashlib.sha256(data).hexdigest()
+        return data
+
+    try:
+        with st.spinner("Reading the film"):
+            film = read_film(read, wait)
+    except InvalidImageError as error:
+        slot.error = error
+        raise
+    decode_ms = (time.perf_counter() - start) * 1e3
+    queue.empty()
+    return ShownFilm(film.pixels, film.pixels.shape, film.notes, digest, decode_ms)
 
 
 def tell_queue(place: DeltaGenerator, ahead: int) -> None:

@@ -28,7 +28,7 @@ from starlette.applications import Starlette
 from starlette.formparsers import MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from streamlit.runtime import Runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -42,6 +42,8 @@ FRAMING_BYTES = 2**20  # the most that the body of a request adds to a file
 MAX_REFUSALS = 1000  # remembered for a session
 GRACE_S = 60.0  # for a tab to come back after its connection broke off
 SWEEP_S = 5.0
+IDLE_S = 15.0  # until an upload of which nothing comes is given up
+MIN_BYTES_PER_S = 2**15  # of an upload after that time; a slower one would hold its share for too long
 
 UPLOAD = re.compile(r"/_stcore/upload_file/([^/]+)/([^/]+)$")
 SESSION_IS_FULL = f"One session may hold {MAX_SESSION_BYTES // 2**20} MB at a time."
@@ -142,6 +144,7 @@ async def _take(app: Starlette, scope: Scope, receive: Receive, send: Send) -> N
     as if the file had been accepted; the page runs, does not find the file, and gives the reason.
     """
     session, file = UPLOAD.search(scope["path"]).groups()
+    receive = _in_time(receive)
     request = Request(scope, receive)
     declared = request.headers.get("content-length", "")
     size = int(declared) if declared.isdecimal() else MAX_BYTES + FRAMING_BYTES
@@ -152,6 +155,8 @@ async def _take(app: Starlette, scope: Scope, receive: Receive, send: Send) -> N
         _arriving[upload] = session, size
         try:
             await _pass_on(app, scope, receive, send)
+        except ClientDisconnect:
+            pass
         finally:
             del _arriving[upload]
         return
@@ -164,6 +169,23 @@ async def _take(app: Starlette, scope: Scope, receive: Receive, send: Send) -> N
         await Response(status_code=204)(scope, receive, send)
     except ClientDisconnect:
         pass
+
+
+def _in_time(receive: Receive) -> Receive:
+    """Receive from a client that counts as gone if it sends nothing, or far too slowly."""
+    start, received = time.monotonic(), 0
+
+    async def receive_in_time() -> Message:
+        nonlocal received
+        try:
+            message = await asyncio.wait_for(receive(), IDLE_S)
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        received += len(message.get("body", b""))
+        late_s = time.monotonic() - start - IDLE_S
+        return {"type": "http.disconnect"} if received < late_s * MIN_BYTES_PER_S else message
+
+    return receive_in_time
 
 
 async def _limited(app: Starlette, scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from cxr import Latency
+from cxr import InvalidImageError, Latency
 from cxr.rows import Row
 
 PAGE_STATE = "page_state"
@@ -46,11 +46,15 @@ class FilmSlot:
     """The film that a session shows. Other sessions may empty it; the film is then decoded again.
 
     Attributes:
+        key: the key of its file.
         film: the film as it was decoded, or None.
+        error: why the file cannot be scored, or None.
         used: when it was last shown, by the monotonic clock, s.
     """
 
+    key: str = ""
     film: ShownFilm | None = None
+    error: InvalidImageError | None = None
     used: float = 0.0
 
 

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 import cxr
 import cxr.classifier
-from streamlit_app.film import decode
+from streamlit_app.film import Source, decode
 from streamlit_app.report import make_report
 from tests.conftest import ROOT, SAMPLES, load_photograph, png, upload
 
@@ -131,7 +131,7 @@ def test_no_probability_is_rounded_across_the_threshold(tmp_path, monkeypatch, s
     assert (shown == limit) == (step == 0)
     compared = float(page.sidebar.table[0].value.loc["probability", "int8"])
     assert step == 0 or (compared >= limit) == (shown >= limit)  # it has three decimals
-    shown_film = decode((SAMPLES / "normal_1.png").read_bytes())
+    shown_film = decode(Source("film", "1", (SAMPLES / "normal_1.png").read_bytes))
     classifier = cxr.Classifier.load("int8")
     html = make_report(shown_film, classifier.predict(shown_film.pixels), classifier.card)
     told = float(re.search(r"probability (\d\.\d+)", html)[1])

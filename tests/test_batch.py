@@ -216,3 +216,20 @@ def test_the_table_rounds_no_probability_across_the_threshold(page, monkeypatch)
     upload(page, "films.zip", archive({"a.png": NORMAL}))
     columns = json.loads(page.dataframe[0].proto.columns)
     assert columns["probability"]["type_config"]["format"] == "%.4f"
+
+
+def test_of_many_members_the_first_are_taken_without_listing_the_others(page, monkeypatch):
+    monkeypatch.setattr(batch, "MAX_FILMS", 3)
+    taken = []
+
+    def unpack_and_count(sources):
+        for source in unpack(sources):
+            taken.append(source.name)
+            yield source
+
+    monkeypatch.setattr(batch, "unpack", unpack_and_count)
+    upload(page, "films.zip", archive({f"{i}.png": NORMAL for i in range(9)}))
+    assert not page.exception
+    assert "Received more than 3 files; the first 3 are scored." in page.warning[0].value
+    assert len(page.dataframe[0].value) == 3
+    assert taken == ["0.png", "1.png", "2.png", "3.png"]

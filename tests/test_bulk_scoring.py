@@ -231,7 +231,7 @@ def test_whatever_is_raised_on_the_way_to_a_film_is_its_row(model, folder, monke
     assert "Doe" not in row["error"]
 
 
-def test_thedigest_distinguishes_calibrations():
+def test_the_digest_distinguishes_calibrations():
     card = Classifier.load("int8").card
     assert digest(card) == digest(dataclasses.replace(card))
     assert digest(card) != digest(dataclasses.replace(card, threshold=0.6))

@@ -1,7 +1,9 @@
 """The processes that decode: what limits them, and what happens to a film when one ends."""
 
 import concurrent.futures
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cxr import InvalidImageError, decoding
+from cxr import InvalidImageError, decoding, read_film
 from cxr.decoding import DecoderPool
 from cxr.imaging import decode_film
 from tests.conftest import ROOT, draw_film, png
@@ -226,18 +228,77 @@ def test_an_answer_that_cannot_be_used_ends_its_process(pool, worker, broken_rec
 
 def test_a_large_film_that_is_given_up_is_not_the_answer_to_the_next(pool, slow, monkeypatch):
     pool.decode(SMALL)
-    timers, timer = iter([threading.Timer]), threading.Timer
-
-    def fail_second(*args):
-        if next(timers, None):
-            return timer(*args)
-        raise RuntimeError("can't start new thread")
-
     with monkeypatch.context() as patch:
-        patch.setattr(decoding.threading, "Timer", fail_second)
-        with pytest.raises(RuntimeError, match="new thread"):  # after the process has asked for room
+        patch.setattr(decoding, "GRANTED", None)  # fails after the process has asked for room
+        with pytest.raises(InvalidImageError, match="more memory or time than a film may"):
             pool.decode(slow)
     assert pool.decode(SMALL)[0].shape == (160, 160)
+
+
+def test_small_films_pass_a_large_one_that_waits(slow):
+    pool, done = DecoderPool(2), []
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        ahead = [[], []]
+        large = []
+        for heard in ahead:
+            large.append(threads.submit(pool.decode, slow, heard.append))
+            large[-1].add_done_callback(lambda _: done.append("large"))
+            while not heard:
+                time.sleep(0.01)
+        while 1 not in ahead[1]:  # one large film is before it
+            time.sleep(0.01)
+        small = threads.submit(pool.decode, SMALL)
+        small.add_done_callback(lambda _: done.append("small"))
+        assert all(film.result()[0].shape == (7000, 7000) for film in large)
+        small.result()
+    pool.close()
+    assert done.index("small") < 2
+    assert len(done) == 3
+
+
+def test_a_file_that_waits_is_not_read_yet(slow):
+    pool, read = DecoderPool(1), []
+
+    def read_small() -> bytes:
+        read.append(True)
+        return SMALL
+
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        heard = []
+        first = threads.submit(pool.decode, slow, heard.append)
+        while not heard:
+            time.sleep(0.01)
+
+        def stop(ahead: int) -> None:
+            raise TimeoutError
+
+        with pytest.raises(TimeoutError):
+            pool.decode(read_small, stop)
+        assert not read
+        assert first.result()[0].shape == (7000, 7000)
+    assert pool.decode(read_small)[0].shape == (160, 160)
+    pool.close()
+
+
+def test_a_file_object_may_be_read_twice(slow):
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        files = [io.BytesIO(b"before" + slow) for _ in range(2)]
+        for file in files:
+            file.seek(6)
+        films = [threads.submit(read_film, file) for file in files]
+        assert all(film.result().pixels.shape == (7000, 7000) for film in films)
+
+
+def test_pixels_can_be_written_to(pool):
+    pixels, _ = pool.decode(SMALL)
+    pixels[:10] = 0
+    assert pixels[:10].max() == 0
+
+
+def test_a_decoder_that_does_not_start_is_said_to(pool, monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(InvalidImageError, match="because the decoder does not start on this machine"):
+        pool.decode(SMALL)
 
 
 def test_without_another_process_there_is_a_sentence(pool, monkeypatch):

@@ -55,3 +55,19 @@ def test_deep_colors_of_a_tiff_keep_their_depth(planar, film):
     tifffile.imwrite(file, data, photometric="rgb", planarconfig=config)
     expected = read_gray(deep)
     assert np.abs(read_image(io.BytesIO(file.getvalue())).astype(int) - expected).max() <= 1
+
+
+def test_a_filler_beside_deep_colors_is_no_alpha(film):
+    """A fourth sample of 0 made the picture black when it was taken for alpha."""
+    samples = np.dstack([in_channels(film.astype(np.uint16) * 257, 3), np.zeros_like(film, np.uint16)])
+    file = io.BytesIO()
+    tifffile.imwrite(file, samples, photometric="rgb", extrasamples=["unspecified"])
+    assert np.abs(read_image(io.BytesIO(file.getvalue())).astype(int) - film).max() <= 1
+
+
+def test_deep_cmyk_is_read(film):
+    samples = np.zeros((*film.shape, 4), np.uint16)
+    samples[..., 3] = (255 - film.astype(np.uint16)) * 257
+    file = io.BytesIO()
+    tifffile.imwrite(file, samples, photometric="separated")
+    assert np.abs(read_image(io.BytesIO(file.getvalue())).astype(int) - film).max() <= 2

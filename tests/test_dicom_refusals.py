@@ -39,6 +39,8 @@ from tests.test_dicom import DEEP, FILM, code, compress, encode, read
         ({"ViewPosition": "LAT"}, "a lateral film (view position LAT)"),
         ({"ViewPosition": "lateral"}, "a lateral film (view position lateral)"),
         ({"ViewPosition": "left Lat"}, "a lateral film (view position left Lat)"),
+        ({"ViewPosition": "RLAT"}, "a lateral film (view position RLAT)"),
+        ({"ViewPosition": "L_LAT"}, "a lateral film (view position L_LAT)"),
         ({"ViewCodeSequence": [code("right lateral")]}, "a lateral film (view position right lateral)"),
         ({"SamplesPerPixel": 3}, "3 samples per pixel in MONOCHROME2"),
         ({"PhotometricInterpretation": "RGB"}, "1 samples per pixel in RGB"),

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import http.client
 import re
+import socket
 import threading
 import time
 import tracemalloc
@@ -137,6 +138,25 @@ def test_a_file_of_exactly_the_limit_is_taken(server):
     with open_tab(server) as tab:
         assert tab.upload("largest", bytes(64 * MB)) == 204
         assert tab.stored() == ["largest"]
+
+
+def test_an_upload_of_which_nothing_comes_gives_its_share_back(server, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_SERVER_BYTES", 8 * MB)
+    monkeypatch.setattr(limits, "IDLE_S", 1.0)
+    with open_tab(server) as tab, socket.create_connection(("127.0.0.1", server.port)) as idle:
+        head = f"PUT /_stcore/upload_file/{tab.session}/idle HTTP/1.1\r\nHost: localhost\r\n"
+        token = "2|aaaaaaaa|bbbbbbbb|1700000000"
+        head += f"Cookie: _streamlit_xsrf={token}\r\nX-Xsrftoken: {token}\r\n"
+        head += "Content-Type: multipart/form-data; boundary=x\r\n"
+        idle.sendall(f"{head}Content-Length: {9 * MB}\r\n\r\n".encode())
+        while not limits._arriving:
+            time.sleep(0.01)
+        tab.upload("refused", NORMAL)
+        assert tab.stored() == []
+        while limits._arriving:
+            time.sleep(0.01)
+        tab.upload("taken", NORMAL)
+        assert tab.stored() == ["taken"]
 
 
 def test_what_a_session_may_hold_is_limited_and_said(server, monkeypatch):

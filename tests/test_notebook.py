@@ -58,7 +58,7 @@ def test_its_commands_train_export_and_predict(notebook, tiny_data, tmp_path, mo
     text = {
         cell.id: "".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells
     }
-    assert re.search(r"train +32 +16 ", text["describe"])
+    assert re.search(r"train\W+32\W+16\W", text["describe"])
     assert "Strategy, 1 replica(s)" in text["train"]
     assert re.search(r"auroc +\d\.\d+  \(95 % interval", text["evaluate"])
     assert re.search(r"\| int8 \|", text["export"])

@@ -7,7 +7,7 @@ from PIL import Image
 
 import cxr
 import cxr.classifier
-from streamlit_app.film import decode
+from streamlit_app.film import Source, decode
 from streamlit_app.report import make_report
 from tests.conftest import SAMPLES, make_dicom, save_dicom
 
@@ -15,7 +15,7 @@ NORMAL = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
 
 
 def test_the_report_holds_the_result_and_nothing_of_the_file_name(page):
-    film = decode(save_dicom(make_dicom(NORMAL)))
+    film = decode(Source("film", "1", lambda: save_dicom(make_dicom(NORMAL))))
     classifier = cxr.Classifier.load("int8")
     prediction = classifier.predict(film.pixels)
     html = make_report(film, prediction, classifier.card)

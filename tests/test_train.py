@@ -109,7 +109,7 @@ def test_a_run_leaves_everything(config, tmp_path):
 
 
 def test_a_killed_run_resumes_after_its_last_epoch(config, tmp_path):
-    """The fine-tune has a learning rate of 0 here, so that every epoch of it must validate alike, if
+    """The fine-tune has a learning rate of 0 here, so that every epoch of it must validate equally, if
     and only if the checkpoint brings back weights and average."""
     long = dataclasses.replace(
         config, name="killed", epochs=3, learning_rate=0.0, average_steps=10, head_learning_rate=0.1

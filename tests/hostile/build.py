@@ -85,7 +85,7 @@ def jpeg_of_zeros(
         height: px.
         frame: the SOF marker: 0xC0 baseline, 0xC2 progressive, 0xC9 arithmetic.
         scans: scan headers and their data.
-        components: of the picture, each sampled alike.
+        components: of the picture, all sampled equally.
         restart: blocks between restart markers; 0 for none.
         symbol: what the code of the AC table means; 0 is the end of a block.
     """
