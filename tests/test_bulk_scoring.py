@@ -31,6 +31,7 @@ from cxr.decoding import DecoderPool
 decode = DecoderPool.decode
 
 def watch(pool, data, on_wait=None):
+    data = data() if callable(data) else data
     mark = data[-6:]
     with open(os.environ["CXR_JOURNAL"], "a+") as journal:
         journal.write(f"{os.getpid()} {mark.hex()}\\n")

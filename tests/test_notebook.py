@@ -61,6 +61,6 @@ def test_its_commands_train_export_and_predict(notebook, tiny_data, tmp_path, mo
     assert re.search(r"train\W+32\W+16\W", text["describe"])
     assert "Strategy, 1 replica(s)" in text["train"]
     assert re.search(r"auroc +\d\.\d+  \(95 % interval", text["evaluate"])
-    assert re.search(r"\| int8 \|", text["export"])
+    assert re.search(r"\|\s*int8\s*\|", text["export"])
     assert text["predict"].count(".png") == len(list(SAMPLES.glob("*.png")))
     assert (tmp_path / "exported" / "pneumonia_int8.tflite").stat().st_size > 100_000
