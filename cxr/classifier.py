@@ -137,7 +137,7 @@ class Classifier:
         if self._novelty:
             novelty = self._novelty.score(output["embedding"][0])
             screening = self._novelty.screen(novelty)
-            looks_inverted = self._novelty.is_inverted(image[0])
+            looks_inverted = self._novelty.looks_inverted(image[0])
         screened = time.perf_counter()
         return Prediction(
             label=card.labels[is_positive],

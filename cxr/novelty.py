@@ -55,7 +55,7 @@ class NoveltyModel:
             return REFUSED
         return UNFAMILIAR if novelty > self.unfamiliar else TYPICAL
 
-    def is_inverted(self, image: np.ndarray) -> bool:
+    def looks_inverted(self, image: np.ndarray) -> bool:
         """Whether a prepared image, uint8 (S, S, 1), is the negative of a chest radiograph."""
         shrunk = shrink(image)
         lengths = np.linalg.norm(shrunk) * np.linalg.norm(self.template)
