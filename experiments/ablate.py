@@ -15,7 +15,6 @@ The official test split is not read.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxr.imaging import preprocess, read_image
 from experiments.folds import PATIENTS_FOLD, SERIES_FOLDS, Fold, make_folds
+from experiments.options import new_parser
 from training.augmentation import Augmentation
 from training.averaging import WeightAverage, write_weights
 from training.batches import training_batches
@@ -243,9 +243,7 @@ def _platt(logits: np.ndarray, labels: np.ndarray, prevalence: float = 0.5) -> f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.ablate", description=__doc__.split("\n", maxsplit=1)[0]
-    )
+    parser = new_parser("experiments.ablate", __doc__)
     parser.add_argument(
         "command", choices=("run", "table", "thresholds"), help="train, or print a table of what is there"
     )

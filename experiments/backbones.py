@@ -12,7 +12,6 @@ imagenet``, which are downloaded. Each backbone is a run of ``training.train`` i
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ import pandas as pd
 import tensorflow as tf
 import tf_keras
 
+from experiments.options import new_parser
 from training.calibration import Calibration
 from training.config import TrainConfig
 from training.flags import to_flat
@@ -114,9 +114,7 @@ def _format_interval(metrics: Intervals, name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.backbones", description=__doc__.split("\n", maxsplit=1)[0]
-    )
+    parser = new_parser("experiments.backbones", __doc__)
     parser.add_argument("--data", default=PROTOCOL.data, help="the data set")
     parser.add_argument(
         "--weights", choices=("none", "imagenet"), default=PROTOCOL.weights, help="initial weights"

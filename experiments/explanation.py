@@ -7,7 +7,6 @@ Command::
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pandas as pd
 import tf_keras
 
 from cxr import Classifier, preprocess, read_image
-from experiments.options import add_model_options
+from experiments.options import new_parser, run_on_model
 from training.metrics import map_correlation
 from training.model import build_from, grad_cam, load_run
 from training.names import list_labelled
@@ -203,16 +202,9 @@ def _test_against_gradients(run: Path, images: list[np.ndarray], evidence: np.nd
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.explanation", description=__doc__.split("\n", maxsplit=1)[0]
-    )
-    add_model_options(parser)
+    parser = new_parser("experiments.explanation", __doc__)
     parser.add_argument("--run", type=Path, help="the model's run, for the tests that need gradients")
-    args = parser.parse_args()
-    try:
-        print(evaluate(args.model, args.data, args.split, args.run))
-    except (ValueError, FileNotFoundError) as error:
-        parser.exit(1, f"{error}\n")
+    run_on_model(parser, lambda args: evaluate(args.model, args.data, args.split, args.run))
 
 
 if __name__ == "__main__":

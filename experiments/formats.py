@@ -7,13 +7,12 @@ Command, on the validation patients::
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import tensorflow as tf
 import tf_keras
 from ai_edge_quantizer import quantizer, recipe
 
+from experiments.options import new_parser
 from experiments.study import ALL_BUT_HEAD, Study, format_models, round_to_int8, run_study
 from export.convert import save_with_signature, to_tflite
 from export.quantize import Range, quantize
@@ -68,10 +67,7 @@ def _to_float16(model: tf_keras.Model) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.formats", description=__doc__.split("\n", maxsplit=1)[0]
-    )
-    run_study(parser, lambda study, _: compare_formats(study))
+    run_study(new_parser("experiments.formats", __doc__), lambda study, _: compare_formats(study))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ Command, on the validation patients::
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import pandas as pd
 from ai_edge_quantizer import quantizer, recipe
 
 from experiments.fake_quantization import FILMS
+from experiments.options import new_parser
 from experiments.study import HEAD, Study, round_to_int8, run_study
 from export.convert import to_tflite
 from export.measure import score
@@ -60,10 +59,7 @@ def report_layers(study: Study) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.layers", description=__doc__.split("\n", maxsplit=1)[0]
-    )
-    run_study(parser, lambda study, _: report_layers(study))
+    run_study(new_parser("experiments.layers", __doc__), lambda study, _: report_layers(study))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Command::
 
 from __future__ import annotations
 
-import argparse
 import io
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 
 from cxr import Classifier, read_image
-from experiments.options import add_model_options
+from experiments.options import new_parser, run_on_model
 from training.names import list_labelled
 
 ENLARGED_PX = (2400, 2000)  # width and height
@@ -63,15 +62,10 @@ def enlarge(pixels: np.ndarray, seed: int) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.resolution", description=__doc__.split("\n", maxsplit=1)[0]
+    run_on_model(
+        new_parser("experiments.resolution", __doc__),
+        lambda args: evaluate_resolution(args.model, args.data, args.split),
     )
-    add_model_options(parser)
-    args = parser.parse_args()
-    try:
-        print(evaluate_resolution(args.model, args.data, args.split))
-    except ValueError as error:
-        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

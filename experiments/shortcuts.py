@@ -7,7 +7,6 @@ Command (the table of models/README.md)::
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from cxr import Classifier, preprocess, read_image
-from training.names import LABELS, SPLITS, list_labelled
+from experiments.options import new_parser, run_on_model
+from training.names import LABELS, list_labelled
 
 FILM_PX = 224  # sharpness is measured at this size, because it depends on the size
 
@@ -49,11 +49,11 @@ def measure_cues(films: list[np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.array([cue(film) for film in films]) for name, cue in CUES.items()}
 
 
-def format_table(data: Path, split: str, models: list[str]) -> str:
+def format_table(data: Path, split: str, model: str) -> str:
     """A markdown table with one row for each cue.
 
     It has the AUROC of the cue alone for the label, before and after ``preprocess`` (one minus the AUROC
-    where it is below one half), and Spearman's correlation of each model's logit with the cue before
+    where it is below one half), and Spearman's correlation of the model's logit with the cue before
     ``preprocess``, within NORMAL and within PNEUMONIA.
     """
     listed = list_labelled(data, split)
@@ -63,10 +63,8 @@ def format_table(data: Path, split: str, models: list[str]) -> str:
     cues, prepared = (
         measure_cues(images) for images in (small, [preprocess(film, FILM_PX)[..., 0] for film in films])
     )
-    logits = {}
-    for name in models:
-        classifier = Classifier.load(name)
-        logits[name] = np.array([classifier.predict(film).logit for film in films])
+    classifier = Classifier.load(model)
+    logits = np.array([classifier.predict(film).logit for film in films])
     rows = []
     for name, values in cues.items():
         row = {
@@ -74,11 +72,10 @@ def format_table(data: Path, split: str, models: list[str]) -> str:
             "AUROC alone": f"{_separation(labels, values):.3f}",
             "after preprocess": f"{_separation(labels, prepared[name]):.3f}",
         }
-        for model, scores in logits.items():
-            for label, title in enumerate(LABELS):
-                members = labels == label
-                correlation = spearmanr(scores[members], values[members]).statistic
-                row[f"{model} in {title}"] = f"{correlation:+.2f}"
+        for label, title in enumerate(LABELS):
+            members = labels == label
+            correlation = spearmanr(logits[members], values[members]).statistic
+            row[f"{model} in {title}"] = f"{correlation:+.2f}"
         rows.append(row)
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
@@ -89,17 +86,11 @@ def _separation(labels: np.ndarray, values: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.shortcuts", description=__doc__.split("\n", maxsplit=1)[0]
+    run_on_model(
+        new_parser("experiments.shortcuts", __doc__),
+        lambda args: format_table(args.data, args.split, args.model),
+        split="train",
     )
-    parser.add_argument("--data", type=Path, required=True, help="the data set, or labelled images")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="train unless given")
-    parser.add_argument("--models", nargs="+", default=["int8"], help="int8, float32 or FILE.tflite")
-    args = parser.parse_args()
-    try:
-        print(format_table(args.data, args.split, args.models))
-    except ValueError as error:
-        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ Command, on the validation patients::
 
 from __future__ import annotations
 
-import argparse
 import functools
 
 from experiments.fake_quantization import FILMS, fake_quantize, measure_activation_ranges
+from experiments.options import new_parser
 from experiments.study import ALL_BUT_HEAD, Study, format_models, run_study
 from export.convert import to_tflite
 from export.prune import prune
@@ -41,9 +41,7 @@ def sweep_sparsity(study: Study, epochs: int, learning_rate: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.sparsity", description=__doc__.split("\n", maxsplit=1)[0]
-    )
+    parser = new_parser("experiments.sparsity", __doc__)
     parser.add_argument("--epochs", type=int, default=1, help="epochs of each fine-tune")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="peak of each fine-tune")
     run_study(parser, lambda study, args: sweep_sparsity(study, args.epochs, args.learning_rate))

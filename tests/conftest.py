@@ -15,6 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from sklearn.datasets import load_sample_images
 from streamlit.testing.v1 import AppTest
 
+from cxr import InvalidImageError, read_film
+
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "streamlit_app" / "samples"
 CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
@@ -88,6 +90,15 @@ def folder(tmp_path):
 
 
 @pytest.fixture
+def films(tmp_path, monkeypatch) -> Path:
+    """An empty folder ``films`` in the folder in which the test runs."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "films"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def page() -> AppTest:
     return AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
 
@@ -95,6 +106,18 @@ def page() -> AppTest:
 def upload(page: AppTest, name: str, data: bytes) -> AppTest:
     page.file_uploader[0].upload(name, data, "application/octet-stream")
     return page.run()
+
+
+def assert_film_or_error(data: bytes) -> None:
+    """Whatever the file, ``read_film`` gives a film within the bounds, or one error."""
+    try:
+        film = read_film(io.BytesIO(data))
+    except InvalidImageError as error:
+        assert "accepted is" in str(error)
+    else:
+        assert film.pixels.dtype == np.uint8
+        assert film.pixels.ndim == 2
+        assert film.pixels.size <= 50_000_000
 
 
 def png(pixels: np.ndarray) -> bytes:

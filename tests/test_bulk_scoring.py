@@ -47,24 +47,16 @@ DecoderPool.decode = watch
 """
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    films = tmp_path / "films"
-    films.mkdir()
-    return films
-
-
 @pytest.fixture
-def start(folder):
+def start(films):
     """Starts a run in its own session, in which ``finish`` looks for processes that are left."""
-    (folder.parent / "site").mkdir()
-    (folder.parent / "site" / "sitecustomize.py").write_text(SITE)
-    (folder.parent / "journal").touch()
+    (films.parent / "site").mkdir()
+    (films.parent / "site" / "sitecustomize.py").write_text(SITE)
+    (films.parent / "journal").touch()
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {
-        "PYTHONPATH": f"{folder.parent / 'site'}:{ROOT}",
-        "CXR_JOURNAL": str(folder.parent / "journal"),
+        "PYTHONPATH": f"{films.parent / 'site'}:{ROOT}",
+        "CXR_JOURNAL": str(films.parent / "journal"),
     }
     processes = []
 
@@ -117,17 +109,17 @@ def read_rows() -> list[dict]:
     return rows
 
 
-def test_rows_are_those_of_predict_and_none_is_made_twice(folder, start, capfd):
-    write_films(folder, 2)
-    (folder / "deep" / "er").mkdir(parents=True)
+def test_rows_are_those_of_predict_and_none_is_made_twice(films, start, capfd):
+    write_films(films, 2)
+    (films / "deep" / "er").mkdir(parents=True)
     pneumonia = np.asarray(Image.open(SAMPLES / "pneumonia_1.png").convert("L"))
-    Image.fromarray(pneumonia).save(folder / "deep" / "er" / "b.JPEG")
-    (folder / "deep" / "IM000001").write_bytes(save_dicom(make_dicom(pneumonia)))
-    (folder / "deep" / "LICENSE").write_text("no film " * 50)
-    (folder / "deep" / "broken.png").write_bytes((SAMPLES / "normal_1.png").read_bytes()[:999])
-    (folder / "deep" / "bad.dcm").write_bytes(make_color_film())
-    (folder / "notes.txt").write_text("no film")
-    (folder / os.fsdecode(b"\xff.png")).write_bytes((SAMPLES / "normal_1.png").read_bytes())
+    Image.fromarray(pneumonia).save(films / "deep" / "er" / "b.JPEG")
+    (films / "deep" / "IM000001").write_bytes(save_dicom(make_dicom(pneumonia)))
+    (films / "deep" / "LICENSE").write_text("no film " * 50)
+    (films / "deep" / "broken.png").write_bytes((SAMPLES / "normal_1.png").read_bytes()[:999])
+    (films / "deep" / "bad.dcm").write_bytes(make_color_film())
+    (films / "notes.txt").write_text("no film")
+    (films / os.fsdecode(b"\xff.png")).write_bytes((SAMPLES / "normal_1.png").read_bytes())
 
     assert main(["predict", "films", "--format", "json"]) == 1
     expected = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
@@ -142,18 +134,18 @@ def test_rows_are_those_of_predict_and_none_is_made_twice(folder, start, capfd):
     assert all((row.pop("latency_ms") is None) == (row["error"] is not None) for row in rows)
     assert rows == sorted(expected, key=lambda row: row["path"])
 
-    (folder / "deep" / "LICENSE").unlink()
+    (films / "deep" / "LICENSE").unlink()
     assert main(["bulk", "films", "rows"]) == 1  # nothing to do, so Ray is not started
     assert "7 had rows already; 2 failed" in capfd.readouterr().err
-    (folder / "new.png").write_bytes((SAMPLES / "normal_1.png").read_bytes())
+    (films / "new.png").write_bytes((SAMPLES / "normal_1.png").read_bytes())
     status, err = finish(start())
     assert status == 1
     assert "1 films" in err
     assert len(read_rows()) == 8
 
 
-def test_a_killed_worker_loses_and_doubles_no_row(folder, start):
-    write_films(folder, 24, {10: b"linger"})
+def test_a_killed_worker_loses_and_doubles_no_row(films, start):
+    write_films(films, 24, {10: b"linger"})
     process = start()
     while not (lingering := [worker for worker, film in read_journal() if film == "linger"]):
         assert process.poll() is None
@@ -167,8 +159,8 @@ def test_a_killed_worker_loses_and_doubles_no_row(folder, start):
     assert all(row["label"] for row in rows)
 
 
-def test_a_film_that_kills_each_worker_is_given_up(folder, start):
-    write_films(folder, 12, {5: b"deadly"})
+def test_a_film_that_kills_each_worker_is_given_up(films, start):
+    write_films(films, 12, {5: b"deadly"})
     assert finish(start())[0] == 1
     rows = read_rows()
     assert len(rows) == 12
@@ -180,8 +172,8 @@ def test_a_film_that_kills_each_worker_is_given_up(folder, start):
     assert len(victims) == 1 + MAX_DEATHS
 
 
-def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(folder, start, capfd):
-    write_films(folder, 12, {3: b"linger"})
+def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(films, start, capfd):
+    write_films(films, 12, {3: b"linger"})
     first = start()
     while "linger" not in [film for _, film in read_journal()]:
         assert first.poll() is None
@@ -201,18 +193,18 @@ def model() -> tuple:
     return find_model("int8").read_bytes(), Classifier.load("int8").card
 
 
-def test_a_film_that_vanishes_gets_a_row(model, folder, capfd):
-    row = Scorer(*model, None, str(folder), attempts=None).score("gone.png")
-    assert main(["predict", str(folder / "gone.png"), "--format", "json"]) == 1
+def test_a_film_that_vanishes_gets_a_row(model, films, capfd):
+    row = Scorer(*model, None, str(films), attempts=None).score("gone.png")
+    assert main(["predict", str(films / "gone.png"), "--format", "json"]) == 1
     assert row["error"] == json.loads(capfd.readouterr().out)["error"]
     assert row["path"] == "gone.png"
 
 
-def test_a_store_is_read_as_a_folder_is(model, folder):
-    write_films(folder, 1)
-    (folder / "LICENSE").write_text("no film " * 50)
+def test_a_store_is_read_as_a_folder_is(model, films):
+    write_films(films, 1)
+    (films / "LICENSE").write_text("no film " * 50)
     scorer = Scorer(*model, fs.LocalFileSystem(), "file://", attempts=None)
-    name = f"file://{folder}/"
+    name = f"file://{films}/"
     row = scorer.score(name + "film_00.png")
     assert tuple(row) == COLUMNS
     assert (row["path"], row["label"]) == (name + "film_00.png", "NORMAL")
@@ -220,11 +212,11 @@ def test_a_store_is_read_as_a_folder_is(model, folder):
     assert "No such file" in scorer.score(name + "gone.png")["error"]
 
 
-def test_whatever_is_raised_on_the_way_to_a_film_is_its_row(model, folder, monkeypatch):
+def test_whatever_is_raised_on_the_way_to_a_film_is_its_row(model, films, monkeypatch):
     def fail(*_):
         raise RuntimeError("Doe^Jane")
 
-    scorer = Scorer(*model, None, str(folder), attempts=None)
+    scorer = Scorer(*model, None, str(films), attempts=None)
     monkeypatch.setattr(scorer, "_open", fail)
     row = scorer.score("film.png")
     assert tuple(row) == COLUMNS
@@ -238,8 +230,8 @@ def test_the_digest_distinguishes_calibrations():
     assert digest(card) != digest(dataclasses.replace(card, threshold=0.6))
 
 
-def test_a_dead_cluster_is_one_sentence(folder, capfd, monkeypatch):
-    write_films(folder, 1)
+def test_a_dead_cluster_is_one_sentence(films, capfd, monkeypatch):
+    write_films(films, 1)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{probe.getsockname()[1]}")
@@ -247,7 +239,7 @@ def test_a_dead_cluster_is_one_sentence(folder, capfd, monkeypatch):
     assert "no cluster answers" in capfd.readouterr().err
 
 
-def test_without_ray_the_sentence_says_how_to_get_it(folder, capfd, monkeypatch):
+def test_without_ray_the_sentence_says_how_to_get_it(films, capfd, monkeypatch):
     monkeypatch.setattr(cxr.cli.importlib.util, "find_spec", lambda name: None)
     assert main(["bulk", "films", "rows"]) == 2
     assert "pip install -r requirements-bulk.txt" in capfd.readouterr().err

@@ -17,21 +17,13 @@ from cxr.cli import main
 from tests.conftest import write_films
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    films = tmp_path / "films"
-    films.mkdir()
-    return films
-
-
 @pytest.fixture(params=["disk", "store"])
-def results(folder, request):
+def results(films, request):
     """A file system that locks, and one that has markers alone, each with a folder of results."""
-    (folder / "rows").mkdir()
+    (films / "rows").mkdir()
     if request.param == "disk":
-        return fs.LocalFileSystem(), str(folder / "rows")
-    return fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem()), "rows"
+        return fs.LocalFileSystem(), str(films / "rows")
+    return fs.SubTreeFileSystem(str(films), fs.LocalFileSystem()), "rows"
 
 
 def test_results_are_held_by_one_run_at_a_time(results):
@@ -72,9 +64,9 @@ def test_runs_that_start_together_never_both_go_on(results):
     assert {*most} <= {1}
 
 
-def test_the_marker_of_a_killed_run_is_named_with_what_to_do(folder):
-    store = fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
-    marker = folder / "rows" / f"{MARKER}1234"
+def test_the_marker_of_a_killed_run_is_named_with_what_to_do(films):
+    store = fs.SubTreeFileSystem(str(films), fs.LocalFileSystem())
+    marker = films / "rows" / f"{MARKER}1234"
     marker.parent.mkdir()
     marker.write_text("process 7 on ward, started yesterday")
     with pytest.raises(BulkError) as caught, hold(store, "rows"):
@@ -88,19 +80,19 @@ def test_the_marker_of_a_killed_run_is_named_with_what_to_do(folder):
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
-def test_folders_that_are_left_out_are_named(folder, capfd, monkeypatch, prefix):
-    write_films(folder, 2)
-    (folder / "circle\x1b").symlink_to(folder)
-    (folder / "locked").mkdir(mode=0)
+def test_folders_that_are_left_out_are_named(films, capfd, monkeypatch, prefix):
+    write_films(films, 2)
+    (films / "circle\x1b").symlink_to(films)
+    (films / "locked").mkdir(mode=0)
     scandir = os.scandir
 
     def refuse(place="."):  # root may list all
-        if os.fspath(place) == str(folder / "locked"):
+        if os.fspath(place) == str(films / "locked"):
             raise PermissionError(13, "Permission denied", os.fspath(place))
         return scandir(place)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    source = f"{prefix}{folder}"
+    source = f"{prefix}{films}"
     keys = {CARD_KEY: digest(Classifier.load("int8").card), SOURCE_KEY: source.encode()}
     rows = [{"path": f"{source}/film_{i:02}.png", "label": "NORMAL"} for i in range(2)]
     Path("rows").mkdir()  # nothing is left to score, so Ray is not started
@@ -114,7 +106,7 @@ def test_folders_that_are_left_out_are_named(folder, capfd, monkeypatch, prefix)
     )
     assert "2 had rows already; 0 failed" in err
     for i in range(2):
-        (folder / f"film_{i:02}.png").unlink()
+        (films / f"film_{i:02}.png").unlink()
     assert main(["bulk", source, "rows"]) == 2
     assert "without a film, but for" in capfd.readouterr().err
 
@@ -135,8 +127,8 @@ def test_folders_that_are_left_out_are_named(folder, capfd, monkeypatch, prefix)
         (["films", "rows", "--model", "int4"], "int4"),
     ],
 )
-def test_wrong_usage_is_one_sentence(folder, capfd, argv, sentence):
-    write_films(folder, 1)
+def test_wrong_usage_is_one_sentence(films, capfd, argv, sentence):
+    write_films(films, 1)
     for name in ("empty", "torn", "other"):
         Path(name).mkdir()
     Path("torn", "torn.parquet").write_bytes(b"PAR1 and no more")

@@ -100,7 +100,7 @@ def test_sharpness_grows_with_detail():
 
 
 def test_shortcuts_are_measured_by_one_command(tiny_data):
-    result = run_module("experiments.shortcuts", "--data", tiny_data, "--models", "int8", "float32")
+    result = run_module("experiments.shortcuts", "--data", tiny_data, "--model", "float32")
     assert result.returncode == 0, result.stderr[-2000:]
     rows = read_table(result.stdout)
     assert list(rows[0])[-2:] == ["float32 in NORMAL", "float32 in PNEUMONIA"]
