@@ -1,10 +1,13 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 import training  # noqa: F401  before tensorflow
 from cxr import preprocess, read_image
 from export.__main__ import digest
-from tests.conftest import read_table, run_module
+from tests.conftest import ROOT, read_table, run_module
 from training.dataset import describe, write_shards
 from training.names import SPLITS, list_films, parse_path
 from training.sources import load_films, load_split
@@ -71,6 +74,37 @@ def test_refusals(tiny_data, tmp_path):
     (tmp_path / "train" / "NORMAL" / "IM-0001-0001.jpeg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"IM-0001-0001.jpeg: Received a file"):
         load_split(tmp_path, "train", 64)
+
+
+MANY_CORES = """
+import os, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+import training
+os.cpu_count = lambda: 5
+from cxr.decoding import shared_pool
+from training.sources import load_split
+
+for split in ("train", "val"):
+    load_split(sys.argv[1], split, 32)
+film = open(sys.argv[2], "rb").read()
+meeting = threading.Barrier(5, timeout=60)
+
+def read():
+    meeting.wait()  # breaks unless five films are decoded at once
+    return film
+
+with ThreadPoolExecutor(5) as threads:
+    sizes = list(threads.map(lambda _: shared_pool().decode(read)[0].size, range(5)))
+print(len(sizes), *set(sizes))
+"""
+
+
+def test_as_many_films_are_decoded_at_once_as_there_are_cores(tiny_data):
+    film = next((tiny_data / "train" / "NORMAL").iterdir())
+    command = [sys.executable, "-c", MANY_CORES, str(tiny_data), str(film)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.splitlines()[-1] == f"5 {128 * 128}"
 
 
 def test_describe_counts_and_plots(tiny_data, tmp_path):

@@ -11,13 +11,16 @@ A source is a folder, and its content decides how it is read:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from cxr.decoding import share_pool
 from cxr.errors import InvalidImageError
 from cxr.imaging import preprocess, read_image
 from training.names import SPLITS, list_films, parse_path
@@ -93,8 +96,15 @@ def load_sizes(data: str | Path, split: str, sizes: Sequence[int]) -> list[Label
     return [LabelledImages(np.stack(of_size), labels, paths) for of_size in images]
 
 
+@functools.cache  # the pool stays, because every split would wait for new processes
+def _decode_on_all_cores() -> None:
+    """Decode one film on each core at once; ``cxr`` decodes two, because a server's memory limits it."""
+    share_pool(os.cpu_count() or 1)
+
+
 def _decode_split(data: str | Path, split: str, sizes: Sequence[int]) -> tf.data.Dataset:
     """The rows of ``load_split``, whose ``image`` is a tuple of one array for each size."""
+    _decode_on_all_cores()
     problems = []
 
     def decode(file: bytes, path: bytes) -> tuple[np.ndarray | np.float32 | bytes, ...]:
