@@ -1,6 +1,7 @@
 """Small synthetic films, and the real data set where ``CXR_DATA`` names it."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -192,3 +193,39 @@ def labelled(tmp_path) -> Path:
         for i in (1, 2):
             shutil.copy(SAMPLES / f"{label.lower()}_{i}.png", tmp_path / label / f"{label}{i}_0.png")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Random weights, with a head large enough to give logits of ordinary size."""
+    import tf_keras
+
+    from training.model import build_model
+
+    tf_keras.utils.set_random_seed(3)
+    model = build_model(image_size=64)
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, tf_keras.layers.BatchNormalization):
+            gamma, *rest = layer.get_weights()
+            layer.set_weights([gamma * rng.uniform(1.0, 3.0, gamma.shape), *rest])
+    kernel = rng.standard_normal((1280, 1))
+    model.get_layer("logit").set_weights([kernel, np.array([0.5])])
+    model.get_layer("cause").set_weights([rng.standard_normal((1280, 1)), np.array([-0.5])])
+    return model
+
+
+@pytest.fixture(scope="session")
+def run(model, tiny_data, tmp_path_factory):
+    """A run of ``training.train`` with the weights of ``model``."""
+    from training.config import TrainConfig
+    from training.flags import to_flat
+
+    config = TrainConfig(
+        name="tiny", data=str(tiny_data), weights="none", image_size=64, film_size=96, batch_size=4
+    )
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(to_flat(config)))
+    model.save_weights(folder / "best_weights.h5")
+    return folder

@@ -1,0 +1,124 @@
+"""The experiments on the export: formats, layers, sparsities and rounding in training."""
+
+import dataclasses
+import functools
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import training  # noqa: F401  before tensorflow
+from experiments.fake_quantization import fake_quantize, measure_activation_ranges
+from experiments.formats import compare_formats, least_error_range
+from experiments.layers import report_layers
+from experiments.sparsity import sweep_sparsity
+from experiments.study import load_study
+from export.prune import prune
+from tests.conftest import ROOT, read_table
+from training.config import TrainConfig
+from training.sources import load_films
+
+tf_keras = pytest.importorskip("tf_keras")
+
+
+def test_rounding_in_training_follows_the_ranges(model, tiny_data):
+    films = load_films(tiny_data, "train", 64)
+    ranges = measure_activation_ranges(model, films.images[:4])
+    assert len(ranges) == 42  # 33 swishes outside of squeeze-excite, 9 additions
+    low, high = ranges["block3b_add"][-1]
+    rounding = fake_quantize(model.get_layer("block3b_add"), ranges)
+    values = rounding([np.linspace(2 * low, 2 * high, 999, dtype=np.float32)[None]] * 2).numpy()
+    step = (high - low) / 255
+    assert low - step <= values.min() < values.max() <= high + step
+    assert len(np.unique(values)) <= 256
+    assert fake_quantize(model.get_layer("stem_conv"), ranges) is None
+    config = TrainConfig(weights="none", image_size=64, film_size=64, batch_size=4, epochs=1)
+    rounding = functools.partial(fake_quantize, ranges=ranges)
+    learned = prune(model, config, films, 0.0, 1, 1e-3, rounding)
+    assert [type(layer) for layer in learned.layers] == [type(layer) for layer in model.layers]
+    assert not np.array_equal(learned.get_weights()[-2], model.get_weights()[-2])
+
+
+def test_least_error_ranges_clip_long_tails_alone():
+    rng = np.random.default_rng(0)
+    even = rng.uniform(-1.0, 3.0, 10_000)
+    assert least_error_range(even) == (even.min(), even.max())
+    tailed = rng.standard_t(3, 100_000)
+    low, high = least_error_range(tailed)
+    assert tailed.min() < low < -3.0
+    assert 3.0 < high < tailed.max()
+
+
+@pytest.fixture(scope="module")
+def small_study(run, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    shutil.copy(run / "config.json", folder)
+    for name in ("best_weights.h5", "pruned_weights.h5"):
+        model.save_weights(folder / name)
+    study = load_study(folder, None)
+    return dataclasses.replace(study, calibration_films=study.calibration_films[:8])
+
+
+def test_formats_are_compared_with_float32(small_study):
+    table = {row["model"]: row for row in read_table(compare_formats(small_study))}
+    sizes = {name: float(row["size, MB"]) for name, row in table.items()}
+    assert sizes["float16 weights"] < 0.6 * sizes["float32"]
+    assert sizes["weight-only int8"] < 0.35 * sizes["float32"]
+    agreement = {name: row["labels as float32"] for name, row in table.items()}
+    assert agreement["float32"] == agreement["float16 weights"] == "100.0%"
+    assert sum("least squared error" in name for name in table) == 2
+
+
+def test_layers_are_reported_one_by_one(small_study, monkeypatch):
+    monkeypatch.setattr("experiments.layers.BLOCKS", ("stem", "block1", "block7"))
+    blocks, activations = map(read_table, report_layers(small_study).split("\n\n"))
+    assert [row["int8 alone"] for row in blocks] == ["stem", "block1", "block7"]
+    ratios = [float(row["signal to noise, dB"]) for row in activations]
+    assert len(ratios) == 12
+    assert ratios == sorted(ratios)
+
+
+def test_sparsities_are_swept(small_study, monkeypatch):
+    """With real pruning and quantization; what prune is asked for is only written down."""
+    asked = []
+
+    def watch(network, config, films, sparsity, epochs, learning_rate, *rounding):
+        asked.append((sparsity, epochs, learning_rate, bool(rounding)))
+        return prune(network, config, films, sparsity, epochs, learning_rate, *rounding)
+
+    monkeypatch.setattr("experiments.sparsity.SPARSITIES", (0.7,))
+    monkeypatch.setattr("experiments.sparsity.prune", watch)
+    table = {row["model"]: row for row in read_table(sweep_sparsity(small_study, 1, 1e-4))}
+    assert asked == [(0.7, 1, 1e-4, False), (0.3, 1, 1e-4, True)]
+    assert list(table) == [
+        "not fine-tuned, float32",
+        "not fine-tuned, int8",
+        "70%, float32",
+        "70%, int8",
+        "30%, rounded in training, float32",
+        "30%, rounded in training, int8",
+        "30%, rounded in training, int8 but head",
+    ]
+    size, zipped = (
+        {name: float(row[c]) for name, row in table.items()} for c in ("size, MB", "gzipped, MB")
+    )
+    assert zipped["70%, float32"] < 0.6 * zipped["not fine-tuned, float32"]
+    assert zipped["70%, float32"] < zipped["30%, rounded in training, float32"]
+    assert zipped["30%, rounded in training, float32"] < 0.9 * zipped["not fine-tuned, float32"]
+    for name in table:
+        if "int8" in name:
+            assert size[name] < 0.35 * size["not fine-tuned, float32"]
+        else:
+            assert table[name]["labels as float32"] == "100.0%"
+
+
+def test_a_study_without_a_run_fails_with_a_sentence(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "experiments.formats", "--run", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "config.json" in result.stderr
+    assert "Traceback" not in result.stderr
