@@ -8,6 +8,7 @@ from cxr.errors import InvalidImageError, InvalidModelError
 from cxr.explanation import overlay_evidence
 from cxr.imaging import Film, preprocess, read_film, read_image
 from cxr.latency import Latency, measure_latency
+from cxr.lungs import LungFinder, Lungs
 from cxr.model_card import ModelCard
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "InvalidImageError",
     "InvalidModelError",
     "Latency",
+    "LungFinder",
+    "Lungs",
     "ModelCard",
     "Prediction",
     "measure_latency",

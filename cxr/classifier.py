@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import threading
 import time
@@ -13,7 +12,7 @@ import numpy as np
 
 from cxr.errors import InvalidModelError
 from cxr.imaging import preprocess
-from cxr.model_card import ModelCard
+from cxr.model_card import ModelCard, check_digest, read_model
 from cxr.novelty import NoveltyModel
 
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
@@ -96,19 +95,9 @@ class Classifier:
         if num_threads < 1:
             raise ValueError(f"received num_threads {num_threads}; accepted is 1 or more")
         path = find_model(name_or_path)
-        try:
-            model = path.read_bytes()
-        except OSError as error:
-            raise InvalidModelError(
-                f"Received the model {path.name}, which cannot be read ({error.strerror})."
-            ) from error
+        model = read_model(path)
         card = ModelCard.load(path.with_suffix(".json"))
-        digest = hashlib.sha256(model).hexdigest()
-        if digest != card.sha256:
-            raise InvalidModelError(
-                f"Received {path.name} with sha256 {digest[:12]}...; its card accepts "
-                f"{card.sha256[:12]}... The file is damaged, or belongs to another card."
-            )
+        check_digest(path, model, card.sha256)
         return cls(model, card, num_threads)
 
     def predict(self, pixels: np.ndarray) -> Prediction:

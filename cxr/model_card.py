@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -141,36 +142,110 @@ class ModelCard:
             InvalidModelError: if the file is missing or not a JSON object, or if a field is missing,
                 unknown or invalid.
         """
-        path = Path(path)
-        try:
-            values = msgspec.json.decode(path.read_bytes())
-        except OSError as error:
-            raise InvalidModelError(
-                f"Received a model without a readable card {path.name} ({error.strerror}); accepted "
-                "is a .tflite file with its .json beside it."
-            ) from error
-        except (msgspec.DecodeError, RecursionError) as error:
-            reason = str(error).partition(" - at ")[0]
-            raise InvalidModelError(f"Received a card {path.name} that is no JSON: {reason}.") from error
-        expected = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != expected:
-            got = sorted(values) if isinstance(values, dict) else type(values).__name__
-            raise InvalidModelError(
-                f"Received a card {path.name} with {got}; accepted are exactly {sorted(expected)}."
-            )
-        try:
-            card = msgspec.convert(values, cls)
-        except msgspec.ValidationError as error:
-            problem = _describe(str(error), values)
-            raise InvalidModelError(f"Received a card {path.name} whose {problem}.") from error
+        card = _load(Path(path), cls)
         if problem := _find_contradiction(card):
-            raise InvalidModelError(f"Received a card {path.name} whose {problem}.")
+            raise InvalidModelError(f"Received a card {Path(path).name} whose {problem}.")
         return card
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the card as indented JSON."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        _save(self, Path(path))
+
+
+class LungMetrics(TypedDict):
+    """How well lungs are found on a set of films that have masks drawn by people."""
+
+    films: Count
+    dice: Interval  # of masks
+    box_overlap: Interval  # intersection over union of boxes
+
+
+class LungSplits(TypedDict):
+    """Metrics by set of films."""
+
+    validation: LungMetrics
+    test: LungMetrics
+
+
+@dataclasses.dataclass(frozen=True)
+class LungCard:
+    """The card of the model that finds lungs, ``models/lungs_int8.json``."""
+
+    name: str
+    version: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+\.\d+$")]
+    variant: Annotated[str, msgspec.Meta(pattern="^(int8|float32)$")]
+    input_size: Annotated[int, msgspec.Meta(ge=32, le=1024, multiple_of=32)]  # px
+    metrics: LungSplits
+    provenance: dict[str, Any]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # of the .tflite
+    size_bytes: Count
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LungCard:
+        """Read a card. Errors as ``ModelCard.load``."""
+        return _load(Path(path), cls)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the card as indented JSON."""
+        _save(self, Path(path))
+
+
+def _load(path: Path, kind: type) -> Any:
+    try:
+        values = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise InvalidModelError(
+            f"Received a model without a readable card {path.name} ({error.strerror}); accepted "
+            "is a .tflite file with its .json beside it."
+        ) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        reason = str(error).partition(" - at ")[0]
+        raise InvalidModelError(f"Received a card {path.name} that is no JSON: {reason}.") from error
+    expected = {field.name for field in dataclasses.fields(kind)}
+    if not isinstance(values, dict) or set(values) != expected:
+        got = sorted(values) if isinstance(values, dict) else type(values).__name__
+        raise InvalidModelError(
+            f"Received a card {path.name} with {got}; accepted are exactly {sorted(expected)}."
+        )
+    try:
+        card = msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        problem = _describe(str(error), values)
+        raise InvalidModelError(f"Received a card {path.name} whose {problem}.") from error
+    return card
+
+
+def _save(card: Any, path: Path) -> None:
+    text = json.dumps(dataclasses.asdict(card), indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_model(path: Path) -> bytes:
+    """The bytes of a model.
+
+    Raises:
+        InvalidModelError: if they cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidModelError(
+            f"Received the model {path.name}, which cannot be read ({error.strerror})."
+        ) from error
+
+
+def check_digest(path: Path, model: bytes, accepted: str) -> None:
+    """Check that a model belongs to its card.
+
+    Raises:
+        InvalidModelError: if its sha256 is not the accepted one.
+    """
+    digest = hashlib.sha256(model).hexdigest()
+    if digest != accepted:
+        raise InvalidModelError(
+            f"Received {path.name} with sha256 {digest[:12]}...; its card accepts {accepted[:12]}... "
+            "The file is damaged, or belongs to another card."
+        )
 
 
 def _describe(problem: str, values: Any) -> str:

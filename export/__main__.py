@@ -10,21 +10,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import hashlib
 import importlib.metadata
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from export.convert import to_tflite
 from export.prune import measure_sparsity, prune
 from export.quantize import FLOAT_LAYERS, RANGE_PERCENTILES, choose_calibration_films, quantize
 from export.validate import (
+    DATA,
+    PACKAGES,
     QuantizationError,
     Report,
     check_loss,
+    digest,
     format_table,
     gate_cause,
     measure_model,
@@ -34,20 +34,8 @@ from training.config import TrainConfig
 from training.flags import add_flags, setting, to_flat
 from training.model import load_run
 from training.run_folder import COMMIT
-from training.sources import LabelledImages, load_films, load_sizes
+from training.sources import load_films, load_sizes
 from training.validation import load_validation
-
-DATA = (
-    "Kermany et al. 2018, Labeled Optical Coherence Tomography and Chest X-Ray Images for "
-    "Classification (CC BY 4.0): children of 1 to 5 years, one hospital"
-)
-PACKAGES = (
-    "tensorflow",
-    "tf-keras",
-    "tensorflow-model-optimization",
-    "ai-edge-quantizer",
-    "ai-edge-litert",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,15 +101,6 @@ def export(
     }
     check_loss(reports["float32"].validation_auroc, reports["int8"].validation_auroc)
     return gate_cause(reports)
-
-
-def digest(films: LabelledImages) -> str:
-    """sha256 of the paths inside the data set and of the network's pixels, in the order of the paths. It
-    is the same for images, shards and pairs of records, although their files differ."""
-    checksum = hashlib.sha256()
-    for i in np.argsort(films.paths):
-        checksum.update(films.paths[i].encode() + b"\0" + films.images[i].tobytes())
-    return checksum.hexdigest()
 
 
 def _describe_training(config: TrainConfig, run: Path) -> dict[str, Any]:

@@ -60,3 +60,18 @@ def save_with_signature(model: tf_keras.Model) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(export_model, folder, signatures={"serving_default": serve})
         yield folder
+
+
+def lungs_to_tflite(model: tf_keras.Model) -> bytes:
+    """Convert a network of ``training.lungs`` to float32 .tflite with the signature ``serving_default``:
+    from ``image`` uint8 (1, S, S, 1) to ``lungs`` (1, S/4, S/4, 1) and ``turn`` (1, 4), probabilities."""
+    side = model.input_shape[1]
+
+    @tf.function(input_signature=[tf.TensorSpec((1, side, side, 1), tf.uint8, name="image")])
+    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = model(tf.cast(image, tf.float32), training=False)
+        return {"lungs": tf.sigmoid(logits["lungs"]), "turn": tf.nn.softmax(logits["turn"])}
+
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(model, folder, signatures={"serving_default": serve})
+        return tf.lite.TFLiteConverter.from_saved_model(folder).convert()

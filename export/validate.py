@@ -27,6 +27,17 @@ MAX_AUROC_LOSS = 0.01
 PREVALENCE = 0.5  # fit_calibration gives both classes the same weight
 MIN_CAUSE_AUROC = 0.75  # halfway between guessing and certainty; see gate_cause
 EVIDENCE_PERCENTILE = 95.0  # of the cells of validation PNEUMONIA films: drawn at full color
+DATA = (
+    "Kermany et al. 2018, Labeled Optical Coherence Tomography and Chest X-Ray Images for "
+    "Classification (CC BY 4.0): children of 1 to 5 years, one hospital"
+)
+PACKAGES = (
+    "tensorflow",
+    "tf-keras",
+    "tensorflow-model-optimization",
+    "ai-edge-quantizer",
+    "ai-edge-litert",
+)
 TABLE_START, TABLE_END = "<!-- table: start -->", "<!-- table: end -->"
 
 
@@ -128,6 +139,15 @@ def measure_model(
         novelty=novelty and novelty.to_json(),
     )
     return Report(model, card, tested.logits, tested.evidence)
+
+
+def digest(films: LabelledImages) -> str:
+    """sha256 of the paths inside the data set and of the network's pixels, in the order of the paths. It
+    is the same for images, shards and pairs of records, although their files differ."""
+    checksum = hashlib.sha256()
+    for i in np.argsort(films.paths):
+        checksum.update(films.paths[i].encode() + b"\0" + films.images[i].tobytes())
+    return checksum.hexdigest()
 
 
 def gate_cause(reports: dict[str, Report]) -> dict[str, Report]:

@@ -10,11 +10,12 @@ import training  # noqa: F401  before tensorflow
 from training.augmentation import Augmentation
 from training.config import TrainConfig
 from training.flags import add_flags, from_flat, to_flat
+from training.lungs import LungConfig
 
 COMMANDS = [
     "training.dataset", "training.train", "training.evaluate", "training.composites",
-    "training.convert_torchvision",
-    "export.__main__", "export.measure", "export.saved_model",
+    "training.convert_torchvision", "training.lungs",
+    "export.__main__", "export.lungs", "export.measure", "export.saved_model",
     "experiments.ablate", "experiments.backbones", "experiments.shortcuts", "experiments.explanation",
     "experiments.resolution", "experiments.formats", "experiments.layers", "experiments.sparsity",
 ]  # fmt: skip
@@ -47,6 +48,13 @@ def test_every_flag_has_help(module, monkeypatch):
     assert parser.format_help()
     without = [a.dest for a in list_options(parser) if not (a.help or "").strip()]
     assert not without
+
+
+def test_a_nested_default_of_the_config_wins_over_that_of_its_class():
+    parser = argparse.ArgumentParser()
+    add_flags(parser, LungConfig)
+    assert LungConfig().augmentation != Augmentation()
+    assert from_flat(LungConfig, vars(parser.parse_args([]))) == LungConfig()
 
 
 def test_flags_are_flat_and_augmentation_is_held():

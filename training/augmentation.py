@@ -57,17 +57,44 @@ def augment(film: tf.Tensor, image_size: int, seed: tf.Tensor, settings: Augment
     Returns:
         float32 (image_size, image_size, 1), 0..255.
     """
-    seeds = tf.unstack(tf.random.split(seed, 7))
-    image = tf.cast(film, tf.float32)
-    image = _rotate_and_flip(image, seeds[0], settings.rotation_deg)
-    image = _crop_and_resize(image, image_size, seeds[1], settings)
-    image = image / 255.0
-    image = _sharpen_or_blur(image, seeds[2], settings.style)
-    image = _on_share(settings.convolution_share, image, seeds[3], _convolve)
-    image = _change_gray_levels(image, seeds[4], settings.style)
-    image = _on_share(settings.border_share, image, seeds[5], _cover_border)
-    image = _on_share(settings.copy_share, image, seeds[6], _degrade)
-    return tf.clip_by_value(image, 0.0, 1.0) * 255.0
+    seeds = tf.random.split(seed, 7)
+    image = move(tf.cast(film, tf.float32) / 255.0, image_size, seeds[:2], settings)
+    return restyle(image, seeds[2:], settings) * 255.0
+
+
+def move(layers: tf.Tensor, image_size: int, seeds: tf.Tensor, settings: Augmentation) -> tf.Tensor:
+    """Rotate, mirror and crop an image, and whatever is stacked upon it, such as its mask.
+
+    Args:
+        layers: float32 (F, F, C).
+        image_size: side of the result, px.
+        seeds: int32 (2, 2).
+        settings: which changes are drawn, and how strong they are.
+
+    Returns:
+        float32 (image_size, image_size, C).
+    """
+    layers = _rotate_and_flip(layers, seeds[0], settings.rotation_deg)
+    return _crop_and_resize(layers, image_size, seeds[1], settings)
+
+
+def restyle(image: tf.Tensor, seeds: tf.Tensor, settings: Augmentation) -> tf.Tensor:
+    """Change sharpness, gray levels, border and copy quality of float32 (S, S, 1) of 0..1.
+
+    Args:
+        image: the image.
+        seeds: int32 (5, 2).
+        settings: which changes are drawn, and how strong they are.
+
+    Returns:
+        float32 (S, S, 1), 0..1.
+    """
+    image = _sharpen_or_blur(image, seeds[0], settings.style)
+    image = _on_share(settings.convolution_share, image, seeds[1], _convolve)
+    image = _change_gray_levels(image, seeds[2], settings.style)
+    image = _on_share(settings.border_share, image, seeds[3], _cover_border)
+    image = _on_share(settings.copy_share, image, seeds[4], _degrade)
+    return tf.clip_by_value(image, 0.0, 1.0)
 
 
 def _uniform(seed: tf.Tensor, count: int, low: float = 0.0, high: float = 1.0) -> list[tf.Tensor]:

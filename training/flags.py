@@ -12,18 +12,24 @@ def setting(default: Any, meaning: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": meaning})
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
-    """Add a flag for each field of a dataclass made of ``setting``, of its default's type."""
+def add_flags(parser: argparse.ArgumentParser, config: Any) -> None:
+    """Add a flag for each field of a dataclass made of ``setting``, of its default's type.
+
+    Args:
+        parser: gets the flags.
+        config: a dataclass, or an instance whose values are the defaults.
+    """
     for field in dataclasses.fields(config):
-        if dataclasses.is_dataclass(field.default):
-            add_flags(parser, type(field.default))
+        default = field.default if isinstance(config, type) else getattr(config, field.name)
+        if dataclasses.is_dataclass(default):
+            add_flags(parser, default)
             continue
-        kind: dict[str, Any] = {"type": type(field.default)}
-        if isinstance(field.default, bool):
+        kind: dict[str, Any] = {"type": type(default)}
+        if isinstance(default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
         flag = "--" + field.name.replace("_", "-")
         meaning = field.metadata["help"].replace("%", "%%")  # argparse formats the text with %
-        parser.add_argument(flag, default=field.default, help=meaning, **kind)
+        parser.add_argument(flag, default=default, help=meaning, **kind)
 
 
 def to_flat(config: Any) -> dict[str, Any]:

@@ -166,6 +166,14 @@ def auroc_with_interval(
     return {"value": auroc(labels > 0.5, scores), "low": float(low), "high": float(high)}
 
 
+def mean_with_interval(values: np.ndarray, patients: Sequence[str], seed: int = 0) -> dict[str, float]:
+    """Mean of (N,) as value, low and high, with the 95 % percentile interval of a bootstrap over
+    patients."""
+    means = [np.mean(values[drawn]) for drawn in _draw_patients(patients, seed)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return {"value": float(np.mean(values)), "low": float(low), "high": float(high)}
+
+
 def share_with_interval(flags: np.ndarray, patients: Sequence[str], seed: int = 0) -> dict[str, float]:
     """Share of True in bool (N,) as value, low and high. The interval is that of a bootstrap over
     patients, or ``exact_interval`` where all or none are True."""
@@ -173,8 +181,7 @@ def share_with_interval(flags: np.ndarray, patients: Sequence[str], seed: int = 
     if value in (0.0, 1.0):
         low, high = exact_interval(value, patients)
     else:
-        shares = [np.mean(flags[drawn]) for drawn in _draw_patients(patients, seed)]
-        low, high = np.percentile(shares, (2.5, 97.5))
+        return mean_with_interval(flags, patients, seed)
     return {"value": value, "low": float(low), "high": float(high)}
 
 

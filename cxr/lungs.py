@@ -1,0 +1,149 @@
+"""Find the lungs in an image: mask, box, whether they are cut off, and whether the image is turned.
+
+The classifier does not use them yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cxr.errors import InvalidModelError
+from cxr.imaging import preprocess
+from cxr.model_card import LungCard, check_digest, read_model
+
+Box = tuple[float, float, float, float]
+
+INPUT, OUTPUTS = "image", ("lungs", "turn")
+STRIDE = 4  # input pixels along the side of a cell of the mask
+FILE = "lungs_int8.tflite"
+SHIPPED = Path(__file__).resolve().parent.parent / "models" / FILE
+BOX_QUANTILE = 0.01  # of the mask lies beyond each edge of the box
+FAINT = 0.25  # shares of lung below this do not count for the box
+MARGIN = 0.12  # of the box, added on each side
+MIN_AREA = 0.02  # of the image: a smaller mask is none
+TURN_PROBABILITY = 0.9
+EDGES = ("left", "top", "right", "bottom")
+CUT_SHARE = 0.1  # of an edge that the lungs reach, from which on they may be cut off
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lungs:
+    """Where the lungs are.
+
+    Attributes:
+        mask: float32 (h, w), the share of lung in each cell of the image, 0..1.
+        box: the box of the lungs with a margin, as shares of the image's width and height
+            (x0, y0, x1, y1); None if no lungs were found. The network has learned from chest images
+            alone and sees lungs in many other pictures, so a box does not prove that there are any.
+        cut_off: the edges of the image that the lungs reach, of ``EDGES``; they may go on beyond.
+        quarter_turns: by how many quarter turns counterclockwise the image seems to be rotated, 0..3.
+    """
+
+    mask: np.ndarray
+    box: Box | None
+    cut_off: tuple[str, ...]
+    quarter_turns: int
+
+
+class LungFinder:
+    """A loaded model that finds lungs. Several threads may call it."""
+
+    def __init__(self, model: bytes, card: LungCard, num_threads: int) -> None:
+        # imported here because the processes that decode films import this module without an interpreter
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.card = card
+        try:
+            interpreter = Interpreter(model_content=model, num_threads=num_threads)
+            self._runner = interpreter.get_signature_runner("serving_default")
+        except (ValueError, RuntimeError) as error:
+            raise InvalidModelError(
+                f"Received a lung model that LiteRT cannot run ({str(error).splitlines()[0]}); accepted "
+                "is a .tflite file with the signature serving_default."
+            ) from error
+        side = card.input_size // STRIDE
+        expected = {INPUT: (1, card.input_size, card.input_size, 1), "lungs": (1, side, side, 1)}
+        details = {**self._runner.get_input_details(), **self._runner.get_output_details()}
+        received = {name: tuple(int(n) for n in d["shape"]) for name, d in details.items()}
+        if received != expected | {"turn": (1, 4)}:
+            raise InvalidModelError(
+                f"Received a lung model with the tensors {received}; accepted are {expected} and turn "
+                "(1, 4)."
+            )
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] = SHIPPED, num_threads: int = 1) -> LungFinder:
+        """Load a model and its card, which has the same name and ends in ``.json``.
+
+        The shipped model is loaded unless a path is given.
+
+        Raises:
+            InvalidModelError: if a file is missing, or they do not belong together.
+        """
+        path = Path(path)
+        model = read_model(path)
+        card = LungCard.load(path.with_suffix(".json"))
+        check_digest(path, model, card.sha256)
+        return cls(model, card, num_threads)
+
+    def find(self, pixels: np.ndarray) -> Lungs:
+        """Find the lungs in uint8 (H, W), 0 black .. 255 white."""
+        image = preprocess(pixels, self.card.input_size)[np.newaxis]
+        with self._lock:
+            output = self._runner(**{INPUT: image})
+        mask, turn = output["lungs"][0, :, :, 0], output["turn"][0]
+        is_found = np.mean(mask >= 0.5) >= MIN_AREA
+        return Lungs(
+            mask=mask,
+            box=widen(find_box(mask), MARGIN) if is_found else None,
+            cut_off=_find_cut_edges(mask) if is_found else (),
+            quarter_turns=int(turn.argmax()) if turn.max() >= TURN_PROBABILITY else 0,
+        )
+
+
+def find_box(mask: np.ndarray) -> Box:
+    """The box outside of which, on each side, lies ``BOX_QUANTILE`` of the mask: small specks do not move
+    it, and its edges are finer than the mask's cells.
+
+    Args:
+        mask: (H, W), shares of lung, of any scale.
+
+    Returns:
+        (x0, y0, x1, y1), as shares of width and height; the whole image if the mask is empty.
+    """
+    mask = np.where(mask >= FAINT * max(mask.max(), 1e-9), mask, 0)
+    edges = []
+    for axis in (0, 1):
+        total = np.concatenate([[0.0], np.cumsum(mask.sum(axis=axis, dtype=np.float64))])
+        if total[-1] == 0:
+            return 0.0, 0.0, 1.0, 1.0
+        places = np.linspace(0.0, 1.0, len(total))
+        edges.append(np.interp((BOX_QUANTILE, 1.0 - BOX_QUANTILE), total / total[-1], places))
+    (x0, x1), (y0, y1) = edges
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def widen(box: Box, margin: float) -> Box:
+    """A box with a margin, which is a share of its sides, inside of the image."""
+    x0, y0, x1, y1 = box
+    dx, dy = margin * (x1 - x0), margin * (y1 - y0)
+    return max(x0 - dx, 0.0), max(y0 - dy, 0.0), min(x1 + dx, 1.0), min(y1 + dy, 1.0)
+
+
+def upsample(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Interpolate a mask (h, w) bilinearly. Returns float32 (H, W)."""
+    image = Image.fromarray(np.asarray(mask, np.float32))
+    return np.asarray(image.resize(shape[::-1], Image.Resampling.BILINEAR))
+
+
+def _find_cut_edges(mask: np.ndarray) -> tuple[str, ...]:
+    outermost = mask[:, 0], mask[0], mask[:, -1], mask[-1]
+    pairs = zip(EDGES, outermost, strict=True)
+    return tuple(name for name, cells in pairs if np.mean(cells >= 0.5) >= CUT_SHARE)
