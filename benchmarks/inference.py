@@ -24,7 +24,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 from benchmarks.roofline import count_macs, peak_macs_per_second
 from benchmarks.table import print_rows
-from cxr.classifier import INPUT, SIGNATURE
+from cxr.classifier import INPUT
+from cxr.model_file import SIGNATURE
 
 OURS = "LiteRT int8 (this project)"
 BURST = 10

@@ -12,14 +12,12 @@ import numpy as np
 
 from cxr.errors import InvalidModelError
 from cxr.imaging import preprocess
-from cxr.model_card import ModelCard, check_digest, read_model
+from cxr.model_card import ModelCard
+from cxr.model_file import MODELS_DIR, open_runner, read_model
 from cxr.novelty import NoveltyModel
 
-MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 MODEL_NAMES = ("int8", "float32")
-SIGNATURE = "serving_default"
 INPUT = "image"
-OUTPUTS = ("logit", "cause", "evidence", "embedding")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays cannot be compared with ==, nor hashed
@@ -62,20 +60,17 @@ class Classifier:
     """A loaded model. Several threads may call it; inference runs one film at a time."""
 
     def __init__(self, model: bytes, card: ModelCard, num_threads: int) -> None:
-        # imported here because the processes that decode films import this module without an interpreter
-        from ai_edge_litert.interpreter import Interpreter
-
         self.card = card
         self.num_threads = num_threads
-        try:
-            interpreter = Interpreter(model_content=model, num_threads=num_threads)
-            self._runner = interpreter.get_signature_runner(SIGNATURE)
-        except (ValueError, RuntimeError) as error:
-            raise InvalidModelError(
-                f"Received a model that LiteRT cannot run ({str(error).splitlines()[0]}); accepted is "
-                f"a .tflite file with the signature {SIGNATURE}."
-            ) from error
-        _check_signature(self._runner, card.input_size)
+        size, side = card.input_size, card.input_size // 32
+        tensors = {
+            INPUT: (np.uint8, (1, size, size, 1)),
+            "logit": (np.float32, (1, 1)),
+            "cause": (np.float32, (1, 1)),
+            "evidence": (np.float32, (1, side, side, 1)),
+            "embedding": (np.float32, (1, None)),
+        }
+        self._runner = open_runner(model, num_threads, tensors)
         self._novelty = _load_novelty(card, self._runner)
         self._lock = threading.Lock()
 
@@ -92,12 +87,7 @@ class Classifier:
             InvalidModelError: if the name is unknown, a file is missing, the card is malformed, the
                 sha256 of the file differs from the card's, or the signature from the contract.
         """
-        if num_threads < 1:
-            raise ValueError(f"received num_threads {num_threads}; accepted is 1 or more")
-        path = find_model(name_or_path)
-        model = read_model(path)
-        card = ModelCard.load(path.with_suffix(".json"))
-        check_digest(path, model, card.sha256)
+        model, card = read_model(find_model(name_or_path), ModelCard)
         return cls(model, card, num_threads)
 
     def predict(self, pixels: np.ndarray) -> Prediction:
@@ -179,31 +169,6 @@ def _load_novelty(card: ModelCard, runner) -> NoveltyModel | None:
             f"the model has {width}."
         )
     return novelty
-
-
-def _check_signature(runner, input_size: int) -> None:
-    side = input_size // 32
-    expected = {
-        INPUT: (np.uint8, (1, input_size, input_size, 1)),
-        "logit": (np.float32, (1, 1)),
-        "cause": (np.float32, (1, 1)),
-        "evidence": (np.float32, (1, side, side, 1)),
-        "embedding": (np.float32, (1, None)),
-    }
-    details = {**runner.get_input_details(), **runner.get_output_details()}
-    received = {name: (d["dtype"], tuple(int(n) for n in d["shape"])) for name, d in details.items()}
-    matches = set(received) == set(expected) and all(
-        received[name][0] == dtype
-        and len(received[name][1]) == len(shape)
-        and all(want in (None, got) for want, got in zip(shape, received[name][1], strict=True))
-        for name, (dtype, shape) in expected.items()
-    )
-    if not matches:
-        text = ", ".join(f"{name} {np.dtype(t).name} {shape}" for name, (t, shape) in received.items())
-        raise InvalidModelError(
-            f"Received a model with the tensors {text}; accepted are {INPUT} uint8 "
-            f"{expected[INPUT][1]} and {', '.join(OUTPUTS)} as the contract gives them."
-        )
 
 
 def _sigmoid(log_odds: float) -> float:

@@ -13,18 +13,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxr.errors import InvalidModelError
 from cxr.imaging import preprocess
-from cxr.model_card import LungCard, check_digest, read_model
+from cxr.model_card import LungCard
+from cxr.model_file import MODELS_DIR, open_runner, read_model
 
 Box = tuple[float, float, float, float]
 
-INPUT, OUTPUTS = "image", ("lungs", "turn")
 STRIDE = 4  # input pixels along the side of a cell of the mask
 FILE = "lungs_int8.tflite"
-SHIPPED = Path(__file__).resolve().parent.parent / "models" / FILE
+SHIPPED = MODELS_DIR / FILE
 BOX_QUANTILE = 0.01  # of the mask lies beyond each edge of the box
-FAINT = 0.25  # shares of lung below this do not count for the box
+FAINT = 0.25  # of the largest share of lung: cells below it do not count for the box
 MARGIN = 0.12  # of the box, added on each side
 MIN_AREA = 0.02  # of the image: a smaller mask is none
 TURN_PROBABILITY = 0.9
@@ -55,27 +54,14 @@ class LungFinder:
     """A loaded model that finds lungs. Several threads may call it."""
 
     def __init__(self, model: bytes, card: LungCard, num_threads: int) -> None:
-        # imported here because the processes that decode films import this module without an interpreter
-        from ai_edge_litert.interpreter import Interpreter
-
         self.card = card
-        try:
-            interpreter = Interpreter(model_content=model, num_threads=num_threads)
-            self._runner = interpreter.get_signature_runner("serving_default")
-        except (ValueError, RuntimeError) as error:
-            raise InvalidModelError(
-                f"Received a lung model that LiteRT cannot run ({str(error).splitlines()[0]}); accepted "
-                "is a .tflite file with the signature serving_default."
-            ) from error
-        side = card.input_size // STRIDE
-        expected = {INPUT: (1, card.input_size, card.input_size, 1), "lungs": (1, side, side, 1)}
-        details = {**self._runner.get_input_details(), **self._runner.get_output_details()}
-        received = {name: tuple(int(n) for n in d["shape"]) for name, d in details.items()}
-        if received != expected | {"turn": (1, 4)}:
-            raise InvalidModelError(
-                f"Received a lung model with the tensors {received}; accepted are {expected} and turn "
-                "(1, 4)."
-            )
+        size, side = card.input_size, card.input_size // STRIDE
+        tensors = {
+            "image": (np.uint8, (1, size, size, 1)),
+            "lungs": (np.float32, (1, side, side, 1)),
+            "turn": (np.float32, (1, 4)),
+        }
+        self._runner = open_runner(model, num_threads, tensors)
         self._lock = threading.Lock()
 
     @classmethod
@@ -87,17 +73,14 @@ class LungFinder:
         Raises:
             InvalidModelError: if a file is missing, or they do not belong together.
         """
-        path = Path(path)
-        model = read_model(path)
-        card = LungCard.load(path.with_suffix(".json"))
-        check_digest(path, model, card.sha256)
+        model, card = read_model(Path(path), LungCard)
         return cls(model, card, num_threads)
 
     def find(self, pixels: np.ndarray) -> Lungs:
         """Find the lungs in uint8 (H, W), 0 black .. 255 white."""
         image = preprocess(pixels, self.card.input_size)[np.newaxis]
         with self._lock:
-            output = self._runner(**{INPUT: image})
+            output = self._runner(image=image)
         mask, turn = output["lungs"][0, :, :, 0], output["turn"][0]
         is_found = np.mean(mask >= 0.5) >= MIN_AREA
         return Lungs(

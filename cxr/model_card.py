@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -218,34 +217,6 @@ def _load(path: Path, kind: type) -> Any:
 def _save(card: Any, path: Path) -> None:
     text = json.dumps(dataclasses.asdict(card), indent=2, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
-
-
-def read_model(path: Path) -> bytes:
-    """The bytes of a model.
-
-    Raises:
-        InvalidModelError: if they cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidModelError(
-            f"Received the model {path.name}, which cannot be read ({error.strerror})."
-        ) from error
-
-
-def check_digest(path: Path, model: bytes, accepted: str) -> None:
-    """Check that a model belongs to its card.
-
-    Raises:
-        InvalidModelError: if its sha256 is not the accepted one.
-    """
-    digest = hashlib.sha256(model).hexdigest()
-    if digest != accepted:
-        raise InvalidModelError(
-            f"Received {path.name} with sha256 {digest[:12]}...; its card accepts {accepted[:12]}... "
-            "The file is damaged, or belongs to another card."
-        )
 
 
 def _describe(problem: str, values: Any) -> str:

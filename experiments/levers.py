@@ -18,7 +18,8 @@ import pandas as pd
 from ai_edge_litert.interpreter import Interpreter
 
 from benchmarks.inference import BURST, Call, measure
-from cxr.classifier import INPUT, SIGNATURE
+from cxr.classifier import INPUT
+from cxr.model_file import SIGNATURE
 from export.quantize import FLOAT_LAYERS, choose_calibration_films, quantize
 from training.sources import load_films
 

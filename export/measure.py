@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from cxr.classifier import MODEL_NAMES, MODELS_DIR, Classifier
+from cxr.classifier import MODEL_NAMES, Classifier
 from cxr.imaging import read_image
+from cxr.model_file import MODELS_DIR
 from cxr.novelty import NoveltyModel
 from training.calibration import Calibration
 from training.config import TrainConfig

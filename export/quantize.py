@@ -15,7 +15,8 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
-from cxr.classifier import INPUT, SIGNATURE
+from cxr.classifier import INPUT
+from cxr.model_file import SIGNATURE
 from training.sources import LabelledImages
 
 CALIBRATION_FILMS = 256

@@ -229,3 +229,20 @@ def run(model, tiny_data, tmp_path_factory):
     (folder / "config.json").write_text(json.dumps(to_flat(config)))
     model.save_weights(folder / "best_weights.h5")
     return folder
+
+
+@pytest.fixture(scope="session")
+def config(tiny_data):
+    """A run of one epoch on the cartoon films."""
+    from training.config import TrainConfig
+
+    return TrainConfig(
+        name="tiny",
+        data=str(tiny_data),
+        weights="none",
+        image_size=32,
+        film_size=48,
+        batch_size=4,
+        head_epochs=1,
+        epochs=1,
+    )

@@ -10,7 +10,8 @@ import pytest
 from scipy.special import logit
 
 from cxr import Classifier, InvalidModelError, ModelCard, measure_latency, preprocess, read_image
-from cxr.classifier import MODEL_NAMES, MODELS_DIR
+from cxr.classifier import MODEL_NAMES
+from cxr.model_file import MODELS_DIR
 from tests.conftest import ROOT, SAMPLES
 
 METRICS = (

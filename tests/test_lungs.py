@@ -1,5 +1,6 @@
 """The network that finds lungs: the shipped one, its training on cartoons, and its export."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from cxr import InvalidModelError, LungFinder, read_image
 from cxr.lungs import SHIPPED, find_box, widen
 from cxr.model_card import LungCard
 from tests.conftest import SAMPLES, load_photograph
+from training.run_folder import read_history
 
 
 @pytest.fixture(scope="module")
@@ -111,20 +113,19 @@ def test_a_photograph_has_fewer_certain_cells_than_a_film(finder, pixels):
 
 
 @pytest.fixture(scope="module")
-def lung_run(tiny_data, tmp_path_factory):
+def lung_config(tiny_data, tmp_path_factory):
     """A short run on cartoons, whose lungs are dark ellipses."""
     from training.augmentation import Augmentation
-    from training.lungs import LungConfig, train_lungs
+    from training.lungs import LungConfig
 
-    root = tmp_path_factory.mktemp("lungs")
-    masks = root / "masks"
+    masks = tmp_path_factory.mktemp("masks")
     y, x = np.mgrid[0:128, 0:128] / 128
     ellipses = sum(((x - c) / 0.14) ** 2 + ((y - 0.5) / 0.32) ** 2 < 1 for c in (0.3, 0.7))
     for film in tiny_data.glob("*/*/*.jpeg"):
         path = masks / film.relative_to(tiny_data).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((ellipses * 255).astype(np.uint8)).convert("1").save(path)
-    config = LungConfig(
+    return LungConfig(
         data=str(tiny_data),
         masks=str(masks),
         image_size=64,
@@ -135,7 +136,40 @@ def lung_run(tiny_data, tmp_path_factory):
         inverted_share=0.0,
         augmentation=Augmentation(crop_area=0.6, style=0.2),
     )
-    return train_lungs(config, root)
+
+
+@pytest.fixture(scope="module")
+def lung_run(lung_config, tmp_path_factory):
+    from training.lungs import train_lungs
+
+    return train_lungs(lung_config, tmp_path_factory.mktemp("lungs"))
+
+
+def test_a_stopped_run_resumes_and_keeps_its_best_epoch(lung_config, tmp_path, monkeypatch):
+    from training import lungs
+
+    config = dataclasses.replace(lung_config, epochs=5)
+    scores = iter([0.5, 0.9, None, 0.4, 0.3, 0.2])  # it stops in the third epoch
+
+    def score(*_):
+        value = next(scores, 0.0)
+        if value is None:
+            raise KeyboardInterrupt
+        return np.array([value])
+
+    monkeypatch.setattr(lungs, "dice", score)
+    with pytest.raises(KeyboardInterrupt):
+        lungs.train_lungs(config, tmp_path)
+    best = (tmp_path / "lungs" / "best_weights.h5").read_bytes()
+    with pytest.raises(ValueError, match="pass --resume"):
+        lungs.train_lungs(config, tmp_path)
+    run = lungs.train_lungs(config, tmp_path, resume=True)
+    rows = read_history(run)
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [float(row["val_dice"]) for row in rows] == [0.5, 0.9, 0.4, 0.3, 0.2]
+    assert (run / "best_weights.h5").read_bytes() == best
+    lungs.train_lungs(config, tmp_path, resume=True)  # it is complete, so nothing is trained
+    assert read_history(run) == rows
 
 
 def test_training_on_cartoons_finds_their_lungs(lung_run):

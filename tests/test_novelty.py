@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_images
 
 import cxr
-from cxr.classifier import MODEL_NAMES, MODELS_DIR
+from cxr.classifier import MODEL_NAMES
+from cxr.model_file import MODELS_DIR
 from cxr.novelty import REFUSED, TYPICAL, UNFAMILIAR, NoveltyModel
 from tests.conftest import SAMPLES
 from training.novelty import fit_novelty
