@@ -72,11 +72,11 @@ def export(
     validation = load_validation(trained)
     test = load_films(trained.data, "test", trained.image_size)
 
-    dense = to_tflite(model)
+    dense = float32 = to_tflite(model)
     if config.sparsity > 0:
         model = prune(model, trained, larger, config.sparsity, config.epochs, config.learning_rate)
+        float32 = to_tflite(model)
     model.save_weights(run / "pruned_weights.h5")
-    float32 = to_tflite(model)
     films = choose_calibration_films(train)
     int8 = quantize(float32, films)
 

@@ -96,7 +96,8 @@ def upload(page, *paths: Path) -> None:
 def wait_for_verdict(page, words: str):
     verdict = page.get_by_role("heading", name=re.compile(f"^{words}"))
     verdict.wait_for()
-    page.get_by_role("heading", name=re.compile("from file to picture")).wait_for()
+    # the heading of the film before may still be there, above the new one, until the page is drawn
+    page.get_by_role("heading", name=re.compile("from file to picture")).last.wait_for()
     return verdict
 
 
