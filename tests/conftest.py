@@ -23,14 +23,6 @@ SAMPLES = ROOT / "streamlit_app" / "samples"
 CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
 
 
-SLOW = ("test_studies", "test_conversion", "test_export", "test_train", "test_bulk_scoring")
-
-
-def pytest_collection_modifyitems(items):
-    """Put the slow files first, so that no worker is left with one of them at the end."""
-    items.sort(key=lambda item: item.path.stem not in SLOW)
-
-
 def draw_film(seed: int, pneumonia: bool, size: int = 128) -> np.ndarray:
     """A cartoon of a film, uint8 (size, size): two dark lungs, one filled where ``pneumonia``."""
     rng = np.random.default_rng(seed)
