@@ -13,11 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxr.imaging import preprocess
+from cxr.imaging import WHOLE, Box, preprocess
 from cxr.model_card import LungCard
 from cxr.model_file import MODELS_DIR, open_runner, read_model
-
-Box = tuple[float, float, float, float]
 
 STRIDE = 4  # input pixels along the side of a cell of the mask
 FILE = "lungs_int8.tflite"
@@ -106,7 +104,7 @@ def find_box(mask: np.ndarray) -> Box:
     for axis in (0, 1):
         total = np.concatenate([[0.0], np.cumsum(mask.sum(axis=axis, dtype=np.float64))])
         if total[-1] == 0:
-            return 0.0, 0.0, 1.0, 1.0
+            return WHOLE
         places = np.linspace(0.0, 1.0, len(total))
         edges.append(np.interp((BOX_QUANTILE, 1.0 - BOX_QUANTILE), total / total[-1], places))
     (x0, x1), (y0, y1) = edges
@@ -118,6 +116,21 @@ def widen(box: Box, margin: float) -> Box:
     x0, y0, x1, y1 = box
     dx, dy = margin * (x1 - x0), margin * (y1 - y0)
     return max(x0 - dx, 0.0), max(y0 - dy, 0.0), min(x1 + dx, 1.0), min(y1 + dy, 1.0)
+
+
+def interpolation_matrix(places: np.ndarray, cells: int) -> np.ndarray:
+    """Linear interpolation between the centres of ``cells`` cells in a row, as a matrix.
+
+    Args:
+        places: (N,), shares of the row; the outermost cells' values reach its ends.
+        cells: number of cells.
+
+    Returns:
+        float64 (N, cells), rows of sum 1, or of zeros for places outside of the row.
+    """
+    position = np.clip(places * cells - 0.5, 0.0, cells - 1.0)
+    weights = np.maximum(1.0 - np.abs(position[:, np.newaxis] - np.arange(cells)), 0.0)
+    return weights * ((places >= 0.0) & (places <= 1.0))[:, np.newaxis]
 
 
 def upsample(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
