@@ -1,13 +1,11 @@
-"""Find the lungs in an image: mask, box, whether they are cut off, and whether the image is turned.
-
-The classifier does not use them yet.
-"""
+"""Find the lungs in an image: mask, box, whether they are cut off, and whether the image is turned."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +34,18 @@ class Lungs:
     Attributes:
         mask: float32 (h, w), the share of lung in each cell of the image, 0..1.
         box: the box of the lungs with a margin, as shares of the image's width and height
-            (x0, y0, x1, y1); None if no lungs were found. The network has learned from chest images
-            alone and sees lungs in many other pictures, so a box does not prove that there are any.
+            (x0, y0, x1, y1); None if no lungs were found. The network sees lungs in some pictures of
+            other things, so a box does not prove that there are any.
         cut_off: the edges of the image that the lungs reach, of ``EDGES``; they may go on beyond.
         quarter_turns: by how many quarter turns counterclockwise the image seems to be rotated, 0..3.
+        latency_ms: wall time of finding them, without waiting for the model.
     """
 
     mask: np.ndarray
     box: Box | None
     cut_off: tuple[str, ...]
     quarter_turns: int
+    latency_ms: float = 0.0
 
 
 class LungFinder:
@@ -76,16 +76,22 @@ class LungFinder:
 
     def find(self, pixels: np.ndarray) -> Lungs:
         """Find the lungs in uint8 (H, W), 0 black .. 255 white."""
+        start = time.perf_counter()
         image = preprocess(pixels, self.card.input_size)[np.newaxis]
+        prepared = time.perf_counter()
         with self._lock:
+            locked = time.perf_counter()
             output = self._runner(image=image)
         mask, turn = output["lungs"][0, :, :, 0], output["turn"][0]
         is_found = np.mean(mask >= 0.5) >= MIN_AREA
+        box = widen(find_box(mask), MARGIN) if is_found else None
+        done = time.perf_counter()
         return Lungs(
             mask=mask,
-            box=widen(find_box(mask), MARGIN) if is_found else None,
+            box=box,
             cut_off=_find_cut_edges(mask) if is_found else (),
             quarter_turns=int(turn.argmax()) if turn.max() >= TURN_PROBABILITY else 0,
+            latency_ms=(done - locked + prepared - start) * 1e3,
         )
 
 

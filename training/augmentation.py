@@ -31,7 +31,9 @@ class Augmentation:
 
     # images are whole in use, so whole images must not be rare in training
     whole_frame_share: float = setting(0.3, "share of images that are not cropped")
-    crop_area: float = setting(0.25, "smallest share that a crop keeps: of the frame, or of the lungs' box")
+    crop_area: float = setting(
+        0.25, "smallest share that a crop keeps: of the frame, or of the lungs' box"
+    )
     rotation_deg: float = setting(10.0, "largest rotation in either direction, degrees")
     style: float = setting(
         1.0, "strength of blur, sharpening, gamma, contrast and brightness; 0 for none"

@@ -77,9 +77,11 @@ class TakeChannel(layers.Layer):
         self.channel = channel
 
     def call(self, view: tf.Tensor) -> tf.Tensor:
+        """Take the channel."""
         return view[..., self.channel : self.channel + 1]
 
     def get_config(self) -> dict[str, Any]:
+        """The arguments of ``from_config``."""
         return super().get_config() | {"channel": self.channel}
 
 
@@ -95,6 +97,7 @@ class LungWeights(layers.Layer):
         self.cells = cells
 
     def call(self, mask: tf.Tensor) -> tf.Tensor:
+        """Weigh the cells."""
         side = MASK_CELLS * self.cells
         small = tf.image.resize(mask, (side, side), method="area")[..., 0]
         places = (np.arange(side) + 0.5) / side
@@ -103,6 +106,7 @@ class LungWeights(layers.Layer):
         return (weights / tf.reduce_sum(weights, (1, 2), keepdims=True))[..., tf.newaxis]
 
     def get_config(self) -> dict[str, Any]:
+        """The arguments of ``from_config``."""
         return super().get_config() | {"cells": self.cells}
 
 
@@ -110,6 +114,7 @@ class WeightedPooling(layers.Layer):
     """Weighted mean (B, C) of features (B, h, w, C), with weights (B, h, w, 1) of sum 1."""
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """Pool."""
         features, weights = inputs
         return tf.reduce_sum(features * weights, (1, 2))
 

@@ -1,5 +1,5 @@
-"""The images of the validation patients, as they are, corrupted, and with their lungs in another frame, and
-a network's scores on them."""
+"""The images of the validation patients, as they are, corrupted, and with their lungs in another frame,
+and a network's scores on them."""
 
 from __future__ import annotations
 

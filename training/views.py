@@ -32,8 +32,12 @@ class Surroundings:
     """How often images are changed around their lungs. The defaults are those of the published run."""
 
     swapped_share: float = setting(0.4, "share of images whose lungs are put into another's frame")
-    background_share: float = setting(0.6, "share of the others whose surroundings are covered or changed")
-    erased_share: float = setting(0.2, "share of images whose lungs are erased, with a target of one half")
+    background_share: float = setting(
+        0.6, "share of the others whose surroundings are covered or changed"
+    )
+    erased_share: float = setting(
+        0.2, "share of images whose lungs are erased, with a target of one half"
+    )
 
 
 def view_films(layers: np.ndarray, size: int) -> np.ndarray:
@@ -120,7 +124,7 @@ def augment_view(
 def _cut_out(
     film: tf.Tensor, window: tf.Tensor, size: int, seed: tf.Tensor, settings: Augmentation
 ) -> tf.Tensor:
-    """Rotate and mirror uint8 (F, F, 2), and cut out a window at its lungs, float32 (size, size, 2), 0..1.
+    """Rotate and mirror uint8 (F, F, 2), and cut out a window at the lungs: float32 (size, size, 2), 0..1.
 
     The window (5,) is drawn relative to the box, so that with the same window the lungs of two images
     come to lie in the same place.
