@@ -124,7 +124,7 @@ def augment_view(
 def _cut_out(
     film: tf.Tensor, window: tf.Tensor, size: int, seed: tf.Tensor, settings: Augmentation
 ) -> tf.Tensor:
-    """Rotate and mirror uint8 (F, F, 2), and cut out a window at the lungs: float32 (size, size, 2), 0..1.
+    """Rotate and mirror uint8 (F, F, 2), and cut out a window at the lungs: float32 (S, S, 2), 0..1.
 
     The window (5,) is drawn relative to the box, so that with the same window the lungs of two images
     come to lie in the same place.
