@@ -41,7 +41,7 @@ def lung_network():
     """A network that takes dark places for lung: each cell's log-odds fall with its gray level."""
     image = tf_keras.layers.Input((SIZE, SIZE, 1), name="image")
     cells = tf_keras.layers.AveragePooling2D(4)(image)
-    lungs = tf_keras.layers.Rescaling(-0.05, 5.0)(cells)
+    lungs = tf_keras.layers.Rescaling(-0.15, 6.0)(cells)
     turn = tf_keras.layers.Dense(4)(tf_keras.layers.GlobalAveragePooling2D()(image))
     return tf_keras.Model(image, {"lungs": lungs, "turn": turn})
 
@@ -86,10 +86,10 @@ def test_a_file_gets_what_the_runtime_gives_it(serve, classifier, kind):
     data = FILES[kind]
     expected = classifier.predict(read_image(io.BytesIO(data)))
     served = {name: value.numpy()[0] for name, value in serve(film=tf.constant([data])).items()}
-    assert served["logit"] == pytest.approx(expected.logit, abs=0.15)
+    assert served["logit"] == pytest.approx(expected.logit, rel=0.03, abs=0.15)
     assert served["probability"] == pytest.approx(expected.probability, abs=0.02)
     assert served["lung_box"] == pytest.approx(expected.lungs.box, abs=0.01)
-    assert expected.lungs.box[0] > 0 or expected.lungs.box[2] < 1
+    assert kind == "sample" or expected.lungs.box[0] > 0
     assert served["evidence"].mean() == pytest.approx(served["logit"], abs=1e-3)
     assert served["evidence"].shape == expected.evidence.shape
     assert np.abs(served["evidence"] - expected.evidence).max() < 0.3 * np.abs(expected.evidence).max()
@@ -108,11 +108,13 @@ def test_bytes_that_are_no_image_are_an_error(serve):
 
 
 def test_a_film_without_lungs_is_scored_as_a_whole(serve, classifier):
-    film = Image.fromarray(np.random.default_rng(0).integers(253, 256, (90, 90), np.uint8))
-    data = encode(film.resize((300, 300)), "PNG")
+    noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), np.uint8)
+    data = encode(Image.fromarray(noise), "PNG")
     served = {name: value.numpy()[0] for name, value in serve(film=tf.constant([data])).items()}
     expected = classifier.predict(read_image(io.BytesIO(data)))
-    assert (expected.lungs.box is None) == (served["lung_box"].tolist() == [0, 0, 1, 1])
+    assert expected.lungs.box is None
+    assert served["lung_box"].tolist() == [0, 0, 1, 1]
+    assert served["logit"] == pytest.approx(expected.logit, rel=0.03, abs=0.15)
 
 
 def test_a_card_of_another_size_is_refused(model, lung_network, classifier, tmp_path):

@@ -43,12 +43,12 @@ def _build_small_cnn(weights: str | None, include_top: bool, **options: Any) -> 
         raise ValueError(f"received weights {weights!r} for small_cnn; accepted is none")
     image = options.get("input_tensor")
     features = layers.Input(options["input_shape"]) if image is None else image
-    image = features
+    (source,) = tf_keras.utils.get_source_inputs(features)
     for i, channels in enumerate((16, 32, 64, 128, 256)):
         features = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"conv{i}")(features)
         features = layers.BatchNormalization(name=f"bn{i}")(features)
         features = layers.MaxPooling2D(name=f"pool{i}")(layers.ReLU(name=f"relu{i}")(features))
-    return tf_keras.Model(image, features)
+    return tf_keras.Model(source, features)
 
 
 _HALF, _APPLICATIONS = np.full(3, 0.5), tf_keras.applications
