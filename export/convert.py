@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 import tf_keras
@@ -47,27 +47,37 @@ def to_tflite(model: tf_keras.Model) -> bytes:
 def save_with_signature(model: tf_keras.Model) -> Iterator[str]:
     """A temporary SavedModel of the contract's signature."""
     export_model = build_export_model(model)
-    side = model.input_shape[1]
-
-    @tf.function(input_signature=[tf.TensorSpec((1, side, side, 1), tf.uint8, name="image")])
-    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return export_model(tf.cast(image, tf.float32), training=False)
-
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(export_model, folder, signatures={"serving_default": serve})
+    with _save(export_model, lambda image: export_model(image, training=False)) as folder:
         yield folder
 
 
 def lungs_to_tflite(model: tf_keras.Model) -> bytes:
     """Convert a network of ``training.lungs`` to float32 .tflite with the signature ``serving_default``:
     from ``image`` uint8 (1, S, S, 1) to ``lungs`` (1, S/4, S/4, 1) and ``turn`` (1, 4), probabilities."""
+
+    def find(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = model(image, training=False)
+        return {"lungs": tf.sigmoid(logits["lungs"]), "turn": tf.nn.softmax(logits["turn"])}
+
+    with _save(model, find) as folder:
+        return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+
+
+@contextlib.contextmanager
+def _save(model: tf_keras.Model, call: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Iterator[str]:
+    """A temporary SavedModel whose signature calls ``call`` on ``image`` uint8 (1, S, S, 1).
+
+    Only the variables are saved beside it: saving the Keras model as well would trace each of its layers,
+    which takes five times as long.
+    """
     side = model.input_shape[1]
 
     @tf.function(input_signature=[tf.TensorSpec((1, side, side, 1), tf.uint8, name="image")])
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = model(tf.cast(image, tf.float32), training=False)
-        return {"lungs": tf.sigmoid(logits["lungs"]), "turn": tf.nn.softmax(logits["turn"])}
+        return call(tf.cast(image, tf.float32))
 
+    module = tf.Module()
+    module.kept = model.variables
     with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(model, folder, signatures={"serving_default": serve})
-        return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        tf.saved_model.save(module, folder, signatures={"serving_default": serve})
+        yield folder
