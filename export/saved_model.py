@@ -30,12 +30,11 @@ from training.model import load_run
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in cxr.read_image
 
 
-class FileServer(tf.Module):
+class FileServer:
     """Both networks behind ``cxr.preprocess`` written in TensorFlow, the pooling of
     ``cxr.classifier.spread_evidence``, and the card's calibration."""
 
     def __init__(self, model: tf_keras.Model, finder: tf_keras.Model, card: ModelCard) -> None:
-        super().__init__()
         self.network = build_export_model(model)
         self.finder = finder
         self.size = card.input_size
@@ -176,7 +175,9 @@ def save_for_serving(model: tf_keras.Model, finder: tf_keras.Model, card: ModelC
             f"received a model of {model.input_shape[1]} px; its card has {card.input_size} px"
         )
     server = FileServer(model, finder, card)
-    tf.saved_model.save(server, str(out), signatures={"serving_default": server.serve})
+    module = tf.Module()
+    module.kept = [*server.network.variables, *finder.variables]  # as export.convert saves
+    tf.saved_model.save(module, str(out), signatures={"serving_default": server.serve})
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """Images that may be published: composites of several children's images, so that none shows a patient.
 
 The nearest images of the same class, each of another child, are aligned to a seed image: first the boxes
-of their lungs, then every place by optical flow (Kroeger et al. 2016). The mean of the middle values leaves
-out side markers, which only one of them has at a place.
+of their lungs, then every place by optical flow (Kroeger et al. 2016). The mean of the middle values
+leaves out side markers, which only one of them has at a place.
 
 Commands, for the page's samples and for the images that the shipped models are tested on::
 
