@@ -61,10 +61,11 @@ def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
     with left:
         show_alone(film)
     with right:
-        st.markdown(
-            f"The model knows only {KNOWN}, and it would give a number to any image. "
-            f"{_tell_novelty(prediction, card)} {_tell_refused(card)}"
-        )
+        known = f"The model knows only {KNOWN}, and it would give a number to any image."
+        if has_lungs:
+            st.markdown(f"{known} {_tell_novelty(prediction, card)} {_tell_refused(card)}")
+        else:
+            st.markdown(f"{known} It reads the lungs, and a first model has found none in this image.")
         st.markdown(
             "If it is a frontal chest film nevertheless, you can see its score, marked as refused."
         )
