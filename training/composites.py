@@ -13,6 +13,7 @@ Commands, for the page's samples and for the images that the shipped models are 
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 
 import cv2
@@ -97,6 +98,7 @@ def compose(seed: ImageName, films: list[ImageName], data: Path, masks: Path) ->
     return np.clip(np.rint(large), 0, 255).astype(np.uint8)
 
 
+@functools.cache  # every seed is compared with the same films
 def _load(film: ImageName, data: Path, masks: Path) -> tuple[np.ndarray, Box]:
     image = preprocess(read_image(data / film.path), FILM_PX)[..., 0]
     return image, find_box(load_masks(masks, [film.path], FILM_PX)[0, ..., 0])
