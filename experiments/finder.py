@@ -1,4 +1,4 @@
-"""How well the shipped finder of lungs holds on altered images: rotated, cropped, inverted, dark or bright.
+"""How well the shipped finder of lungs holds on rotated, cropped, inverted, dark and bright images.
 
 Command::
 

@@ -17,7 +17,8 @@ COMMANDS = [
     "training.convert_torchvision", "training.lungs",
     "export.__main__", "export.lungs", "export.measure", "export.saved_model",
     "experiments.ablate", "experiments.backbones", "experiments.shortcuts", "experiments.explanation",
-    "experiments.resolution", "experiments.finder", "experiments.whole_frame", "experiments.formats", "experiments.layers", "experiments.sparsity",
+    "experiments.finder", "experiments.whole_frame", "experiments.resolution",
+    "experiments.formats", "experiments.layers", "experiments.sparsity",
 ]  # fmt: skip
 
 
