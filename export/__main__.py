@@ -18,7 +18,13 @@ from typing import Any
 from cxr.lungs import SHIPPED, LungFinder
 from export.convert import to_tflite
 from export.prune import measure_sparsity, prune
-from export.quantize import FLOAT_LAYERS, RANGE_PERCENTILES, choose_calibration_films, quantize
+from export.quantize import (
+    FLOAT_LAYERS,
+    RANGE_PERCENTILES,
+    alter_half,
+    choose_calibration_films,
+    quantize,
+)
 from export.validate import (
     DATA,
     MASKS,
@@ -92,7 +98,7 @@ def export(
         model = prune(model, trained, train, config.sparsity, config.epochs, config.learning_rate)
         float32 = to_tflite(model)
     model.save_weights(run / "pruned_weights.h5")
-    calibration = view_films(choose_calibration_films(train), size)[..., :1]
+    calibration = view_films(alter_half(choose_calibration_films(train)), size)[..., :1]
     int8 = quantize(float32, calibration)
 
     digests = {
