@@ -22,6 +22,10 @@ BOX_QUANTILE = 0.01  # of the mask lies beyond each edge of the box
 FAINT = 0.25  # of the largest share of lung: cells below it do not count for the box
 MARGIN = 0.12  # of the box, added on each side
 MIN_AREA = 0.02  # of the image: a smaller mask is none
+# Most of a film's mask is certain: .64 of it or more on the validation films. On other pictures the network
+# sees lungs as well, but is less sure of them.
+CERTAIN = 0.9
+MIN_CERTAIN_SHARE = 0.45
 TURN_PROBABILITY = 0.9
 EDGES = ("left", "top", "right", "bottom")
 CUT_SHARE = 0.1  # of an edge that the lungs reach, from which on they may be cut off
@@ -83,7 +87,8 @@ class LungFinder:
             locked = time.perf_counter()
             output = self._runner(image=image)
         mask, turn = output["lungs"][0, :, :, 0], output["turn"][0]
-        is_found = np.mean(mask >= 0.5) >= MIN_AREA
+        area, certain = np.mean(mask >= 0.5), np.mean(mask >= CERTAIN)
+        is_found = area >= MIN_AREA and certain >= MIN_CERTAIN_SHARE * area
         box = widen(find_box(mask), MARGIN) if is_found else None
         done = time.perf_counter()
         return Lungs(

@@ -21,7 +21,7 @@ import tf_keras
 from cxr.classifier import EVIDENCE_SIDE, STRIDE
 from cxr.errors import InvalidModelError
 from cxr.imaging import STRETCH_PERCENTILES
-from cxr.lungs import BOX_QUANTILE, FAINT, MARGIN, MIN_AREA
+from cxr.lungs import BOX_QUANTILE, CERTAIN, FAINT, MARGIN, MIN_AREA, MIN_CERTAIN_SHARE
 from cxr.model_card import ModelCard
 from export.convert import build_export_model
 from training.lungs import load_lung_run
@@ -87,7 +87,8 @@ class FileServer:
         whole = tf.constant([0.0, 0.0, 1.0, 1.0])
         first = _prepare(gray, self.finder.input_shape[1], whole)[tf.newaxis]
         mask = tf.sigmoid(self.finder(first, training=False)["lungs"])[0, ..., 0]
-        is_found = tf.reduce_mean(tf.cast(mask >= 0.5, tf.float32)) >= MIN_AREA
+        area, certain = (tf.reduce_mean(tf.cast(mask >= p, tf.float32)) for p in (0.5, CERTAIN))
+        is_found = (area >= MIN_AREA) & (certain >= MIN_CERTAIN_SHARE * area)
         box = tf.where(is_found, _find_box(mask), whole)
         fine = tf.image.resize(mask[..., tf.newaxis], (EVIDENCE_SIDE, EVIDENCE_SIDE))[..., 0]
         counted = tf.where(is_found, tf.clip_by_value(2.0 * fine - 1.0, 0.0, 1.0), 1.0)

@@ -31,7 +31,6 @@ from training.run_folder import check_run, read_history, write_config
 
 TURNS = 4  # upright, and rotated counterclockwise by 90, 180 and 270 degrees
 TURN_WEIGHT = 0.1  # of the loss
-EMPTY_TILES = 5  # along the side of an image whose tiles are shuffled
 WIDTHS = (24, 40, 80, 112, 144)  # channels at a half, a quarter .. a 32nd of the side
 
 
@@ -51,9 +50,8 @@ class LungConfig:
     turned_share: float = setting(0.3, "share of images that are rotated by 90, 180 or 270 degrees")
     inverted_share: float = setting(0.15, "share of images whose gray levels are inverted")
     shrunk_share: float = setting(0.3, "share of images that are placed in a larger frame of one gray")
-    empty_share: float = setting(0.1, "share of images that are made into pictures without lungs")
     seed: int = setting(0, "seed of the initial weights, the batches and the augmentation")
-    augmentation: Augmentation = dataclasses.field(default=Augmentation(rotation_deg=20.0))
+    augmentation: Augmentation = dataclasses.field(default=Augmentation(crop_area=0.25))
 
 
 def load_lung_run(run: Path) -> tuple[LungConfig, tf_keras.Model]:
@@ -119,14 +117,12 @@ def lung_batches(films: tf.data.Dataset, config: LungConfig, done: int = 0) -> t
     """
 
     def to_example(index: tf.Tensor, film: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        seeds = tf.random.split(tf.stack([tf.cast(index, tf.int32), config.seed]), 10)
+        seeds = tf.random.split(tf.stack([tf.cast(index, tf.int32), config.seed]), 9)
         pair = move(tf.cast(film, tf.float32) / 255.0, config.image_size, seeds[:2], config.augmentation)
         draws = tf.random.stateless_uniform((7,), seeds[7])
         pair = tf.cond(draws[0] < config.shrunk_share, lambda: _shrink(pair, draws[1:5]), lambda: pair)
         turn = tf.where(draws[5] < config.turned_share, 1 + tf.cast(draws[6] * 3.0, tf.int32), 0)
         pair = tf.image.rot90(pair, turn)
-        empties = tf.random.stateless_uniform((), seeds[9]) < config.empty_share
-        pair = tf.cond(empties, lambda: _without_lungs(pair, seeds[9]), lambda: pair)
         image, mask = restyle(pair[..., :1], seeds[2:7], config.augmentation), pair[..., 1:]
         inverts = tf.random.stateless_uniform((), seeds[8]) < config.inverted_share
         image = tf.where(inverts, 1.0 - image, image)
@@ -136,26 +132,6 @@ def lung_batches(films: tf.data.Dataset, config: LungConfig, done: int = 0) -> t
     rows = films.shuffle(8192, seed=config.seed + done).repeat().enumerate(done * config.batch_size)
     examples = rows.map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
     return examples.batch(config.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-
-
-def _without_lungs(pair: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """A picture without lungs, and an empty mask: the tiles of an image, float32 (S, S, 2), in a random
-    order, or clouds of a random coarseness."""
-    side = pair.shape[0]
-    seeds = tf.random.split(seed, 3)
-    tiles = side // EMPTY_TILES
-    grid = tf.reshape(pair[..., 0], (EMPTY_TILES, tiles, EMPTY_TILES, tiles))
-    rows = tf.reshape(tf.transpose(grid, (0, 2, 1, 3)), (EMPTY_TILES**2, tiles, tiles))
-    rows = tf.random.experimental.stateless_shuffle(rows, seeds[0])
-    grid = tf.transpose(tf.reshape(rows, (EMPTY_TILES, EMPTY_TILES, tiles, tiles)), (0, 2, 1, 3))
-    shuffled = tf.reshape(grid, (side, side, 1))
-    kind, coarseness = tf.unstack(tf.random.stateless_uniform((2,), seeds[1]))
-    cells = tf.cast(2.0 * (side / 2.0) ** coarseness, tf.int32)
-    clouds = tf.image.resize(
-        tf.random.stateless_uniform(tf.stack([cells, cells, 1]), seeds[2]), (side, side), "bicubic"
-    )
-    image = tf.clip_by_value(tf.where(kind < 0.5, shuffled, clouds), 0.0, 1.0)
-    return tf.concat([image, tf.zeros_like(image)], axis=-1)
 
 
 def _shrink(pair: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
