@@ -22,8 +22,8 @@ BOX_QUANTILE = 0.01  # of the mask lies beyond each edge of the box
 FAINT = 0.25  # of the largest share of lung: cells below it do not count for the box
 MARGIN = 0.12  # of the box, added on each side
 MIN_AREA = 0.02  # of the image: a smaller mask is none
-# Most of a film's mask is certain: .64 of it or more on the validation films. On other pictures the network
-# sees lungs as well, but is less sure of them.
+# Most of a film's mask is certain, .64 of it or more on the validation films. In other pictures the
+# network sees lungs too, but is less sure of them.
 CERTAIN = 0.9
 MIN_CERTAIN_SHARE = 0.45
 TURN_PROBABILITY = 0.9

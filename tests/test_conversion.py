@@ -37,7 +37,7 @@ def test_evidence_is_grad_cam_and_its_mean_is_the_logit(model, film):
     images = view_films(layers.astype(np.uint8), 64).astype(np.float32)
     outputs = {k: v.numpy() for k, v in build_export_model(model)(images[..., :1]).items()}
     logits, causes = np.split(model.predict(images, verbose=0), 2, axis=1)
-    scale = np.abs(outputs["evidence"]).max()
+    scale = float(np.abs(outputs["evidence"]).max())
     for cells, expected in ((outputs["evidence"], logits), (outputs["cause"], causes)):
         weights = model.get_layer("lungs")(images[..., 1:]).numpy()
         assert np.abs((cells * weights).sum((1, 2)) - expected).max() < 1e-4 * scale

@@ -109,7 +109,7 @@ def test_bytes_that_are_no_image_are_an_error(serve):
 
 def test_a_film_without_lungs_is_scored_as_a_whole(serve, classifier):
     noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), np.uint8)
-    data = encode(Image.fromarray(noise), "PNG")
+    data = encode(Image.fromarray(noise.repeat(2, 0).repeat(2, 1)), "PNG")
     served = {name: value.numpy()[0] for name, value in serve(film=tf.constant([data])).items()}
     expected = classifier.predict(read_image(io.BytesIO(data)))
     assert expected.lungs.box is None
