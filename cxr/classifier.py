@@ -21,6 +21,7 @@ MODEL_NAMES = ("int8", "float32")
 INPUT = "image"
 STRIDE = 32  # px of the network's input along the side of a cell
 EVIDENCE_SIDE = 80  # points along each side of the film
+UNSURE = 0.8  # share of lung in a cell of the mask up to which it has no weight: the edges of the lungs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays cannot be compared with ==, nor hashed
@@ -188,8 +189,8 @@ def spread_evidence(cells: np.ndarray, lungs: Lungs) -> tuple[np.ndarray, np.nda
     inside = np.outer(rows.sum(1), columns.sum(1))
     mask = inside
     if lungs.box:
-        # a cell of the mask that is half lung lies on the edge of a lung, and does not count
-        mask = inside * np.clip(2.0 * upsample(lungs.mask, inside.shape) - 1.0, 0.0, 1.0)
+        mask = upsample(lungs.mask, inside.shape)
+        mask = inside * np.clip((mask - UNSURE) / (1.0 - UNSURE), 0.0, 1.0)
     mask = mask / mask.sum() if mask.any() else inside / inside.sum()
     spread = rows @ cells @ columns.T
     evidence = (mask * spread * mask.size).astype(np.float32)

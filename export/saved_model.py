@@ -18,7 +18,7 @@ from pathlib import Path
 import tensorflow as tf
 import tf_keras
 
-from cxr.classifier import EVIDENCE_SIDE, STRIDE
+from cxr.classifier import EVIDENCE_SIDE, STRIDE, UNSURE
 from cxr.errors import InvalidModelError
 from cxr.imaging import STRETCH_PERCENTILES
 from cxr.lungs import BOX_QUANTILE, CERTAIN, FAINT, MARGIN, MIN_AREA, MIN_CERTAIN_SHARE
@@ -91,7 +91,8 @@ class FileServer:
         is_found = (area >= MIN_AREA) & (certain >= MIN_CERTAIN_SHARE * area)
         box = tf.where(is_found, _find_box(mask), whole)
         fine = tf.image.resize(mask[..., tf.newaxis], (EVIDENCE_SIDE, EVIDENCE_SIDE))[..., 0]
-        counted = tf.where(is_found, tf.clip_by_value(2.0 * fine - 1.0, 0.0, 1.0), 1.0)
+        sure = tf.clip_by_value((fine - UNSURE) / (1.0 - UNSURE), 0.0, 1.0)
+        counted = tf.where(is_found, sure, 1.0)
         return {"image": _prepare(gray, self.size, box), "mask": counted, "box": box}
 
 

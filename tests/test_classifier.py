@@ -156,7 +156,7 @@ def test_the_evidence_lies_in_the_lungs_and_sums_up_to_the_logit(classifier):
     for path in SAMPLES.glob("*.png"):
         prediction = classifier.predict(read_image(path))
         mask = upsample(prediction.lungs.mask, (80, 80))
-        assert np.all(prediction.evidence[mask < 0.4] == 0)
+        assert np.all(prediction.evidence[mask < 0.79] == 0)
         assert np.mean(prediction.evidence != 0) > 0.15
         x0, y0, x1, y1 = prediction.lungs.box
         assert 0 <= x0 < x1 <= 1

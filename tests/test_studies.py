@@ -65,8 +65,8 @@ def test_formats_are_compared_with_float32(small_study):
     sizes = {name: float(row["size, MB"]) for name, row in table.items()}
     assert sizes["float16 weights"] < 0.6 * sizes["float32"]
     assert sizes["weight-only int8"] < 0.35 * sizes["float32"]
-    agreement = {name: row["labels as float32"] for name, row in table.items()}
-    assert agreement["float32"] == agreement["float16 weights"] == "100.0%"
+    assert table["float32"]["labels as float32"] == "100.0%"
+    assert float(table["float16 weights"]["map correlation"]) > 0.99
     assert sum("least squared error" in name for name in table) == 2
 
 
