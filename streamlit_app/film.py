@@ -25,6 +25,8 @@ SAMPLES = {
     "normal_2": "Normal 2",
     "pneumonia_1": "Pneumonia 1",
     "pneumonia_2": "Pneumonia 2",
+    "uncertain": "Uncertain",
+    "unfamiliar": "Unfamiliar",
 }
 SAMPLES_DIR = Path(__file__).resolve().parent / "samples"
 SAMPLE_PX = 82  # four fit in a row on a phone
@@ -73,7 +75,10 @@ def choose() -> list[Source]:
                 st.image(_sample_path(name), width=SAMPLE_PX, alt=f"Sample film, {title}")
                 st.button(title, key=name, on_click=_take_sample, args=(name,), type="tertiary")
     with samples:
-        st.caption("Each sample is a composite of nine children's films and shows no single patient.")
+        st.caption(
+            "Each sample is a composite of nine children's films and shows no single patient. The "
+            "unfamiliar one is rotated."
+        )
     for sentence in limits.list_refusals():
         st.error(sentence)
     if uploads:

@@ -44,6 +44,16 @@ def test_samples(page, sample, verdict):
     assert "warm runs" in text
 
 
+def test_the_uncertain_and_the_unfamiliar_sample_are_said_to_be_so(page):
+    page.button(key="uncertain").click().run()
+    assert "Uncertain" in page.subheader[0].value
+    assert any("not to be relied on" in m.value for m in page.markdown)
+    page.button(key="unfamiliar").click().run()
+    assert not page.exception
+    assert "Unfamiliar film" in page.subheader[0].value
+    assert any("Unlike the films that the model learned from" in w.value for w in page.warning)
+
+
 def test_upload_and_back_to_a_sample(page):
     upload(page, "film.png", (SAMPLES / "pneumonia_2.png").read_bytes())
     assert not page.exception

@@ -1,4 +1,4 @@
-"""From logits to probabilities: temperature or Platt scaling, and the band of uncertain probabilities."""
+"""From logits to probabilities by temperature or Platt scaling, and the band of uncertain ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MISSED_SHARE = 0.02  # of each class may lie outside the uncertain band on the w
 class Calibration:
     """The map from logits to probabilities, and the band of uncertain probabilities.
 
-    There is no offset: the network is trained with both classes equally frequent, and with a target of one
+    There is no offset: the network is trained with both classes equally frequent, and a target of one
     half for images without lungs, so that a logit of 0 is undecided. An offset would decide those.
     """
 

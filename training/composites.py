@@ -31,9 +31,10 @@ FILM_PX = 224
 FLOW_BLUR = 3.0  # px
 THUMBNAIL = 32  # px, what similarity is measured on
 SIZE = 448  # px, of the composite
+UNFAMILIAR_DEG = 25.0  # by which the unfamiliar sample is rotated
 # The size of the files of each set in px, and the seed images, all from the training split. The seeds of
-# the samples were chosen by eye: clear anatomy, no doubled edges. Those of the tests are three random
-# images of each series.
+# the samples were chosen by eye: clear anatomy, and one that the shipped models are uncertain of. Those of
+# the tests are three images of each series that they are certain of.
 SETS = {
     "samples": (
         SIZE,
@@ -42,6 +43,8 @@ SETS = {
             "normal_2": "train/NORMAL/NORMAL2-IM-0497-0001.jpeg",
             "pneumonia_1": "train/PNEUMONIA/person688_bacteria_2584.jpeg",
             "pneumonia_2": "train/PNEUMONIA/person849_bacteria_2770.jpeg",
+            "uncertain": "train/PNEUMONIA/person397_virus_790.jpeg",
+            "unfamiliar": "train/NORMAL/NORMAL2-IM-0497-0001.jpeg",
         },
     ),
     "tests": (
@@ -57,8 +60,8 @@ SETS = {
             "pneumonia_2": "train/PNEUMONIA/person1305_bacteria_3271.jpeg",
             "pneumonia_3": "train/PNEUMONIA/person1585_bacteria_4155.jpeg",
             "pneumonia_4": "train/PNEUMONIA/person1242_virus_2108.jpeg",
-            "pneumonia_5": "train/PNEUMONIA/person1284_virus_2207.jpeg",
-            "pneumonia_6": "train/PNEUMONIA/person397_virus_790.jpeg",
+            "pneumonia_5": "train/PNEUMONIA/person113_virus_216.jpeg",
+            "pneumonia_6": "train/PNEUMONIA/person929_virus_1589.jpeg",
         },
     ),
 }
@@ -145,6 +148,8 @@ def main() -> None:
             parser.exit(1, f"received {args.data}, which lacks {path}\n")
         pixels = compose(films[path], list(films.values()), args.data, masks)
         composite = Image.fromarray(pixels)
+        if name == "unfamiliar":
+            composite = composite.rotate(UNFAMILIAR_DEG, Image.Resampling.BICUBIC)
         composite.resize((size, size), Image.Resampling.LANCZOS).save(
             args.out / f"{name}.png", optimize=True
         )
