@@ -18,6 +18,10 @@ from streamlit.testing.v1 import AppTest
 
 from cxr import InvalidImageError, read_film
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker would take all cores, and they would hinder each other
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "streamlit_app" / "samples"
 CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"

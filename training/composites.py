@@ -33,8 +33,8 @@ THUMBNAIL = 32  # px, what similarity is measured on
 SIZE = 448  # px, of the composite
 UNFAMILIAR_DEG = 25.0  # by which the unfamiliar sample is rotated
 # The size of the files of each set in px, and the seed images, all from the training split. The seeds of
-# the samples were chosen by eye: clear anatomy, and one that the shipped models are uncertain of. Those of
-# the tests are three images of each series that they are certain of.
+# the samples were chosen by eye: clear anatomy, and one that the shipped models are uncertain of. Those
+# of the tests are three images of each series that they are certain of.
 SETS = {
     "samples": (
         SIZE,
