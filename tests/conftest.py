@@ -18,7 +18,7 @@ from streamlit.testing.v1 import AppTest
 
 from cxr import InvalidImageError, read_film
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # each worker would take all cores, and they would hinder each other
+if "PYTEST_XDIST_WORKER" in os.environ:  # else each worker takes all cores, and they hinder each other
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
