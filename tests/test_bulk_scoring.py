@@ -225,7 +225,7 @@ def test_whatever_is_raised_on_the_way_to_a_film_is_its_row(model, films, monkey
 
 
 def test_the_digest_distinguishes_calibrations():
-    card = Classifier.load("int8").card
+    card = cxr.Classifier.load("int8").card
     assert digest(card) == digest(dataclasses.replace(card))
     assert digest(card) != digest(dataclasses.replace(card, threshold=0.6))
 
