@@ -29,7 +29,7 @@ SAMPLES = {
     "unfamiliar": "Unfamiliar",
 }
 SAMPLES_DIR = Path(__file__).resolve().parent / "samples"
-SAMPLE_PX = 82  # four fit in a row on a phone
+SAMPLE_PX = 79  # four fit in a row on a phone, and all beside the drop zone on a desktop
 MAX_KEPT_BYTES = 200 * 2**20  # of decoded films, in all sessions together
 
 
@@ -55,7 +55,7 @@ def choose() -> list[Source]:
     sample = st.query_params.get("sample")
     if sample in SAMPLES and list_uploads():  # the visitor went back from uploads to a sample
         _empty_drop_zone()
-    drop_zone, samples = st.columns([3, 4], gap="medium")
+    drop_zone, samples = st.columns([1, 2], gap="medium")
     with drop_zone:
         uploads = st.file_uploader(
             "Drop chest X-rays here: one, many, or a ZIP",
