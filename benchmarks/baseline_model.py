@@ -10,13 +10,16 @@ import tensorflow as tf
 import tf_keras
 from PIL import Image
 
-FEATURES, LOGITS = "top_activation", "logits"
+FEATURES, CELLS = "top_activation", "evidence_cells"
 
 
 def load_model(path: str) -> tf_keras.Model:
-    """Load a model that maps gray pixels, float32 (1, S, S, 1), to the last features and the logits."""
+    """Load a model that maps gray pixels, float32 (1, S, S, 1), to the last features and the logit, which
+    is pooled over the whole image, as in tutorials."""
     model = tf_keras.models.load_model(path, compile=False)
-    return tf_keras.Model(model.input, [model.get_layer(FEATURES).output, model.get_layer(LOGITS).output])
+    cells = model.get_layer(CELLS).output
+    logits = tf_keras.layers.GlobalAveragePooling2D()(cells)
+    return tf_keras.Model(model.input, [model.get_layer(FEATURES).output, logits])
 
 
 def classify(model: tf_keras.Model, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

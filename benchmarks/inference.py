@@ -53,7 +53,7 @@ def load_tensorflow(folder: Path, film: np.ndarray, threads: int) -> dict[str, C
     serve, image = saved.signatures["serving_default"], tf.constant(film)
     keras = tf_keras.models.load_model(folder / "keras.h5", compile=False)
     return {
-        "TensorFlow float32, compiled function": lambda: serve(image=image)["logit"].numpy(),  # noqa: PLW0108
+        "TensorFlow float32, compiled function": lambda: serve(image=image)["evidence"].numpy(),  # noqa: PLW0108
         "Keras predict": lambda: keras.predict(film, verbose=0),
     }
 

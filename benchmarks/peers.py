@@ -27,10 +27,11 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from cxr.classifier import INPUT
 from export.convert import build_export_model, save_with_signature, to_tflite
-from export.quantize import choose_calibration_films, quantize
+from export.quantize import alter_half, choose_calibration_films, quantize
 from training.config import TrainConfig
+from training.masks import load_masked
 from training.model import build_from, load_run
-from training.sources import load_films
+from training.views import view_films
 
 SIZES = (160, 224)
 
@@ -46,9 +47,10 @@ def make_peers(run: Path, out: Path, size: int, data: str | None) -> None:
     """
     config, trained = load_run(run, "pruned_weights.h5")
     model = resize(config, trained, size)
-    films = choose_calibration_films(load_films(data or config.data, "train", size))
+    train = load_masked(data or config.data, config.masks, "train", config.film_size)
+    films = view_films(alter_half(choose_calibration_films(train)), size)[..., :1]
     out.mkdir(parents=True, exist_ok=True)
-    model.save(out / "keras.h5")
+    build_export_model(model).save(out / "keras.h5")
     write_litert(model, films, out)
     write_saved_model(model, out / "saved_model")
     floats = [film[np.newaxis].astype(np.float32) for film in films]
@@ -76,7 +78,7 @@ def write_litert(model: tf_keras.Model, films: np.ndarray, out: Path) -> None:
 
 
 def write_saved_model(model: tf_keras.Model, out: Path) -> None:
-    """Write a SavedModel with the four outputs of the contract for a float32 image."""
+    """Write a SavedModel with the outputs of the contract for a float32 image."""
     network, size = build_export_model(model), model.input_shape[1]
 
     @tf.function(input_signature=[tf.TensorSpec((1, size, size, 1), tf.float32, name=INPUT)])

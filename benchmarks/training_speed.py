@@ -25,6 +25,7 @@ from benchmarks.table import print_rows
 from training.batches import training_batches
 from training.config import TrainConfig
 from training.dataset import write_shards
+from training.masks import load_masked
 from training.model import build_from, set_trainable
 from training.optimization import compile_model
 from training.sources import load_split
@@ -89,7 +90,7 @@ def main() -> None:
     if args.devices:
         logical = [tf.config.LogicalDeviceConfiguration()] * args.devices
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], logical)
-        shape = (size, config.image_size, config.image_size, 1)
+        shape = (size, config.image_size, config.image_size, 2)
         blank = tf.data.Dataset.from_tensors((tf.zeros(shape), tf.zeros((size, 2)))).repeat()
         print(json.dumps(time_steps(config, blank, args.steps, args.devices).tolist()))
         return
@@ -101,9 +102,7 @@ def main() -> None:
             name: np.array([time_loading(data, config.film_size)]) for name, data in sources.items()
         }
     print_rows("reading and decoding a film, once a run", loading, "folder of images", "ms")
-    films = load_split(args.data, "train", config.film_size)
-    for _ in films:  # fills the cache
-        pass
+    films = load_masked(args.data, config.masks, "train", config.film_size).to_dataset()
     batches = training_batches(films, config, epoch=0)
     times = {
         PIPELINE: time_batches(batches, args.steps, size),

@@ -210,12 +210,22 @@ def _info(args: argparse.Namespace) -> int:
     print(f"threshold       {card.threshold:g}")
     print(f"uncertain       {card.uncertain[0]:.3f} .. {card.uncertain[1]:.3f}")
     print(f"size            {card.size_bytes:,} bytes, sha256 {card.sha256}")
+    print(f"finder of lungs sha256 {card.lungs_sha256}")
     for split, metrics in card.metrics.items():
         print(f"{split} ({metrics['films']} films, {metrics['pneumonia']} with pneumonia)")
         for name, m in metrics.items():
             if name not in ("films", "pneumonia"):
                 interval = f"95 % interval {m['low']:.4f} .. {m['high']:.4f}"
                 print(f"  {name:17} {m['value']:.4f}  ({interval})")
+    for split, tests in card.lung_tests.items():
+        print(f"{split}, lungs or background altered ({tests['films']} films)")
+        for name, figures in tests.items():
+            if name == "films":
+                continue
+            altered = {"": figures} if "value" in figures else figures
+            for title, m in altered.items():
+                interval = f"95 % interval {m['low']:.4f} .. {m['high']:.4f}"
+                print(f"  {f'{name} {title}'.strip():28} {m['value']:.4f}  ({interval})")
     print("provenance")
     for key, value in card.provenance.items():
         print(f"  {key:15} {value if isinstance(value, str) else json.dumps(value)}")

@@ -45,6 +45,9 @@ TURNS = {  # EXIF 2.32, 4.6.4 A
     8: Image.Transpose.ROTATE_90,
 }
 
+Box = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
 ImageFile = str | os.PathLike[str] | BinaryIO | Callable[[], bytes]
 
 
@@ -126,16 +129,18 @@ def decode_film(data: bytes, admit: Callable[[int, int], None] = check_size) -> 
     return Film(pixels, notes)
 
 
-def preprocess(pixels: np.ndarray, size: int) -> np.ndarray:
+def preprocess(pixels: np.ndarray, size: int, box: Box = WHOLE) -> np.ndarray:
     """Turn gray pixels of any size into network pixels.
 
-    The whole frame is resized to a square by antialiased bilinear interpolation. Then gray levels are
-    stretched linearly so that the 1st percentile becomes 0 and the 99th 255. Percentiles are taken
-    after the resize, so that they do not depend on the resolution of the source.
+    The box is cut out at the image's own resolution and resized to a square by antialiased bilinear
+    interpolation. Then gray levels are stretched linearly so that the 1st percentile becomes 0 and the
+    99th 255. Percentiles are taken after the resize, so that they do not depend on the resolution of the
+    source.
 
     Args:
         pixels: uint8 (H, W).
         size: side of the square, px.
+        box: the part of the image that is used, as shares of its width and height (x0, y0, x1, y1).
 
     Returns:
         uint8 (size, size, 1).
@@ -145,7 +150,9 @@ def preprocess(pixels: np.ndarray, size: int) -> np.ndarray:
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
         raise ValueError(f"received pixels of {pixels.dtype} {pixels.shape}; accepted is uint8 (H, W)")
-    resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+    height, width = pixels.shape
+    part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+    resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=part)
     resized = np.asarray(resized, np.float32)
     low, high = np.percentile(resized, STRETCH_PERCENTILES)
     stretched = (resized - low) * (255.0 / max(high - low, 1.0))

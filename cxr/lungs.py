@@ -1,23 +1,19 @@
-"""Find the lungs in an image: mask, box, whether they are cut off, and whether the image is turned.
-
-The classifier does not use them yet.
-"""
+"""Find the lungs in an image: mask, box, whether they are cut off, and whether the image is turned."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from cxr.imaging import preprocess
+from cxr.imaging import WHOLE, Box, preprocess
 from cxr.model_card import LungCard
 from cxr.model_file import MODELS_DIR, open_runner, read_model
-
-Box = tuple[float, float, float, float]
 
 STRIDE = 4  # input pixels along the side of a cell of the mask
 FILE = "lungs_int8.tflite"
@@ -26,6 +22,10 @@ BOX_QUANTILE = 0.01  # of the mask lies beyond each edge of the box
 FAINT = 0.25  # of the largest share of lung: cells below it do not count for the box
 MARGIN = 0.12  # of the box, added on each side
 MIN_AREA = 0.02  # of the image: a smaller mask is none
+# Most of a film's mask is certain, .64 of it or more on the validation films. In other pictures the
+# network sees lungs too, but is less sure of them.
+CERTAIN = 0.9
+MIN_CERTAIN_SHARE = 0.45
 TURN_PROBABILITY = 0.9
 EDGES = ("left", "top", "right", "bottom")
 CUT_SHARE = 0.1  # of an edge that the lungs reach, from which on they may be cut off
@@ -38,16 +38,18 @@ class Lungs:
     Attributes:
         mask: float32 (h, w), the share of lung in each cell of the image, 0..1.
         box: the box of the lungs with a margin, as shares of the image's width and height
-            (x0, y0, x1, y1); None if no lungs were found. The network has learned from chest images
-            alone and sees lungs in many other pictures, so a box does not prove that there are any.
+            (x0, y0, x1, y1); None if no lungs were found. The network sees lungs in some pictures of
+            other things, so a box does not prove that there are any.
         cut_off: the edges of the image that the lungs reach, of ``EDGES``; they may go on beyond.
         quarter_turns: by how many quarter turns counterclockwise the image seems to be rotated, 0..3.
+        latency_ms: wall time of finding them, without waiting for the model.
     """
 
     mask: np.ndarray
     box: Box | None
     cut_off: tuple[str, ...]
     quarter_turns: int
+    latency_ms: float = 0.0
 
 
 class LungFinder:
@@ -78,16 +80,23 @@ class LungFinder:
 
     def find(self, pixels: np.ndarray) -> Lungs:
         """Find the lungs in uint8 (H, W), 0 black .. 255 white."""
+        start = time.perf_counter()
         image = preprocess(pixels, self.card.input_size)[np.newaxis]
+        prepared = time.perf_counter()
         with self._lock:
+            locked = time.perf_counter()
             output = self._runner(image=image)
         mask, turn = output["lungs"][0, :, :, 0], output["turn"][0]
-        is_found = np.mean(mask >= 0.5) >= MIN_AREA
+        area, certain = np.mean(mask >= 0.5), np.mean(mask >= CERTAIN)
+        is_found = area >= MIN_AREA and certain >= MIN_CERTAIN_SHARE * area
+        box = widen(find_box(mask), MARGIN) if is_found else None
+        done = time.perf_counter()
         return Lungs(
             mask=mask,
-            box=widen(find_box(mask), MARGIN) if is_found else None,
+            box=box,
             cut_off=_find_cut_edges(mask) if is_found else (),
             quarter_turns=int(turn.argmax()) if turn.max() >= TURN_PROBABILITY else 0,
+            latency_ms=(done - locked + prepared - start) * 1e3,
         )
 
 
@@ -106,7 +115,7 @@ def find_box(mask: np.ndarray) -> Box:
     for axis in (0, 1):
         total = np.concatenate([[0.0], np.cumsum(mask.sum(axis=axis, dtype=np.float64))])
         if total[-1] == 0:
-            return 0.0, 0.0, 1.0, 1.0
+            return WHOLE
         places = np.linspace(0.0, 1.0, len(total))
         edges.append(np.interp((BOX_QUANTILE, 1.0 - BOX_QUANTILE), total / total[-1], places))
     (x0, x1), (y0, y1) = edges
@@ -118,6 +127,21 @@ def widen(box: Box, margin: float) -> Box:
     x0, y0, x1, y1 = box
     dx, dy = margin * (x1 - x0), margin * (y1 - y0)
     return max(x0 - dx, 0.0), max(y0 - dy, 0.0), min(x1 + dx, 1.0), min(y1 + dy, 1.0)
+
+
+def interpolation_matrix(places: np.ndarray, cells: int) -> np.ndarray:
+    """Linear interpolation between the centres of ``cells`` cells in a row, as a matrix.
+
+    Args:
+        places: (N,), shares of the row; the outermost cells' values reach its ends.
+        cells: number of cells.
+
+    Returns:
+        float64 (N, cells), rows of sum 1, or of zeros for places outside of the row.
+    """
+    position = np.clip(places * cells - 0.5, 0.0, cells - 1.0)
+    weights = np.maximum(1.0 - np.abs(position[:, np.newaxis] - np.arange(cells)), 0.0)
+    return weights * ((places >= 0.0) & (places <= 1.0))[:, np.newaxis]
 
 
 def upsample(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -71,6 +71,37 @@ class Splits(TypedDict):
     external: NotRequired[Metrics]  # films of another hospital, named in the provenance
 
 
+class AlteredMetrics(TypedDict):
+    """Metrics on altered films: ``changed`` is the share of verdicts that differ from those on the films
+    as they are."""
+
+    auroc: Interval
+    accuracy: Interval
+    changed: Interval
+
+
+class LungTests(TypedDict):
+    """What a model follows: the lungs, or what lies around them."""
+
+    films: Count
+    lungs_gray: AlteredMetrics
+    lungs_blurred: AlteredMetrics
+    background_gray: AlteredMetrics
+    background_blurred: AlteredMetrics
+    background_noisy: AlteredMetrics
+    transplanted: AlteredMetrics  # lungs in the frame of a film of the other class
+    evidence_inside: Interval  # share of the positive evidence that lies in the lungs
+    hottest_inside: Interval  # share of films whose strongest evidence lies in the lungs
+    mask_auroc: Interval  # of the shape and place of the lungs alone
+
+
+class LungTestSplits(TypedDict):
+    """What a model follows, by set of films."""
+
+    validation: LungTests
+    test: LungTests
+
+
 class OperatingPoints(TypedDict):
     """Three lists of the same length."""
 
@@ -128,6 +159,8 @@ class ModelCard:
     evidence_scale: Positive  # log-odds per cell that are drawn in full color
     metrics: Splits
     operating_points: MeasuredPoints
+    lung_tests: LungTestSplits
+    lungs_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # of the model that finds lungs
     novelty: NoveltyStatistics | None  # null if films are not screened
     provenance: dict[str, Any]  # data and its digest, weights, training, its commit, export, packages
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # of the .tflite

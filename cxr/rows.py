@@ -25,11 +25,13 @@ COLUMNS = (
     "novelty",
     "screening",
     "inverted",
+    "lung_box",
     "latency_ms",
     "error",
 )
 
 DIGITS = 6  # decimals of a probability
+BOX_DIGITS = 4  # decimals of a share of the film's width or height
 
 Row = dict[str, Any]
 _LOG = logging.getLogger("cxr")
@@ -50,7 +52,8 @@ def score_film(
         on_wait: as ``read_film`` takes it.
 
     Returns:
-        The row, and the pixels, uint8 (H, W). If the file cannot be scored, whatever is raised, the row
+        The row, whose ``lung_box`` is x0, y0, x1, y1 as shares of the film's width and height, or None,
+        and the pixels, uint8 (H, W). If the file cannot be scored, whatever is raised, the row
         has the error and the pixels are None. ``latency_ms`` is wall time from file to prediction,
         without the time that the film waited for the model.
     """
@@ -63,7 +66,7 @@ def score_film(
     except Exception as error:  # one film must not stop the others
         return fail_film(name, error), None
     probability, viral = prediction.probability, prediction.viral_probability
-    card = classifier.card
+    card, box = classifier.card, prediction.lungs.box
     row |= {
         "label": prediction.label,
         "probability": round_safely(probability, card.threshold, *card.uncertain, digits=DIGITS),
@@ -73,6 +76,7 @@ def score_film(
         "novelty": prediction.novelty if prediction.novelty is None else round(prediction.novelty, 4),
         "screening": prediction.screening,
         "inverted": prediction.looks_inverted,
+        "lung_box": box and [round(edge, BOX_DIGITS) for edge in box],
         "latency_ms": round(decode_ms + sum(prediction.latency_ms.values()), 3),
     }
     return row, pixels

@@ -26,7 +26,8 @@ _BREAKS = ("\t", "\r", "\n")
 class CsvWriter:
     """Writes a line with the names of ``COLUMNS`` to a text stream, and then rows one by one.
 
-    Text is defused and quoted. Numbers are not: ``-0.5`` stays a number. ``None`` is an empty cell.
+    Text is defused and quoted. Numbers are not: ``-0.5`` stays a number. ``None`` is an empty cell, and a
+    list is written in brackets.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -24,15 +24,15 @@ import tf_keras
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from cxr.imaging import preprocess, read_image
+from cxr import LungFinder, read_image
 from experiments.folds import PATIENTS_FOLD, SERIES_FOLDS, Fold, make_folds
 from experiments.options import new_parser
-from training.augmentation import Augmentation
 from training.averaging import WeightAverage, write_weights
 from training.batches import training_batches
 from training.calibration import fit_calibration
 from training.config import TrainConfig
 from training.flags import from_flat, to_flat
+from training.masks import find_layers
 from training.model import build_from, set_trainable
 from training.names import list_labelled
 from training.optimization import compile_model
@@ -41,18 +41,19 @@ from training.validation import predict_logits
 
 STEPS = 100
 SEEDS = 3
-# the published recipe at a smaller size, from before resampling and JPEG were added to it
-PROBE = TrainConfig(
-    name="ablation", image_size=96, average_steps=40, augmentation=Augmentation(copy_share=0.0)
-)
+# the published recipe at a smaller size
+PROBE = TrainConfig(name="ablation", image_size=96, average_steps=40)
 BASE = "base"
 LEVERS: dict[str, dict[str, float]] = {
     BASE: {},
     "no style changes": {"style": 0.0, "convolution_share": 0.0},
     "covered borders": {"border_share": 0.5},
-    "resampling and JPEG": {"copy_share": 0.3},
+    "no resampling, no JPEG": {"copy_share": 0.0},
+    "no swapped frames": {"swapped_share": 0.0},
+    "no changed surroundings": {"background_share": 0.0},
+    "no erased lungs": {"erased_share": 0.0},
     "MixUp 0.2": {"mixup": 0.2},
-    "crops from a quarter": {"crop_area": 0.25},
+    "crops from a tenth": {"crop_area": 0.1},
     "no averaging": {"average_steps": 1},
     "no label smoothing": {"label_smoothing": 0.0},
     "no whole frames": {"whole_frame_share": 0.0},
@@ -104,7 +105,8 @@ def study(
     other_labels = np.zeros(0)
     if external:
         listed = list_labelled(external, "val")
-        others = np.stack([preprocess(read_image(path), config.image_size) for path, _, _ in listed])
+        finder = LungFinder.load()
+        others = np.stack([find_layers(finder, read_image(p), config.film_size) for p, _, _ in listed])
         other_labels = np.array([label for _, label, _ in listed])
     made = [fold for fold in make_folds(config.data, config) if fold.name in folds]
     for lever in levers:
@@ -249,6 +251,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of the logits")
     parser.add_argument("--data", default=PROBE.data, help="the data set")
+    parser.add_argument("--masks", default=PROBE.masks, help="the lung masks, as training.train")
     parser.add_argument("--weights", default=PROBE.weights, help="initial weights, as training.train")
     parser.add_argument("--external", type=Path, help="labelled images of another hospital")
     levers, folds = list(LEVERS), list(SERIES_FOLDS)
@@ -263,7 +266,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of each run")
     args = parser.parse_args()
     if args.command == "run":
-        config = dataclasses.replace(PROBE, data=args.data, weights=args.weights)
+        config = dataclasses.replace(PROBE, data=args.data, masks=args.masks, weights=args.weights)
         try:
             study(args.out, config, args.levers, args.folds, args.external, args.steps)
         except ValueError as error:

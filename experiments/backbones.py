@@ -25,13 +25,14 @@ from experiments.options import new_parser
 from training.calibration import Calibration
 from training.config import TrainConfig
 from training.flags import to_flat
+from training.masks import load_masked
 from training.metrics import Intervals
 from training.model import BACKBONES, load_run
 from training.names import SPLITS
 from training.run_folder import check_run
-from training.sources import load_films
 from training.train import train
 from training.validation import load_validation, predict_logits
+from training.views import view_films
 
 PROTOCOL = TrainConfig(
     name="compare",
@@ -62,7 +63,7 @@ def compare(
         ValueError: if the data cannot be used, or a run was started with another protocol.
     """
     validation = load_validation(config)
-    measured = load_films(config.data, split, config.image_size)
+    measured = load_masked(config.data, config.masks, split, config.film_size)
     rows, models = [], []
     for backbone in backbones:
         chosen = dataclasses.replace(config, name=f"{config.name}/{backbone}", backbone=backbone)
@@ -89,14 +90,14 @@ def compare(
             }
         )
         print(rows[-1], flush=True)
-    times = _median_latencies_ms(models, measured.images[0])
+    times = _median_latencies_ms(models, view_films(measured.images[:1], config.image_size)[0])
     for row, time_ms in zip(rows, times, strict=True):
         row["latency / first"] = f"{time_ms / times[0]:.2f}"
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def _median_latencies_ms(models: list[tf_keras.Model], image: np.ndarray) -> list[float]:
-    """Latency of each compiled and warm network on one image uint8 (S, S, 1), measured in turns."""
+    """Latency of each compiled and warm network on one view uint8 (S, S, 2), measured in turns."""
     infer = [tf.function(model) for model in models]
     film = tf.constant(image[np.newaxis], tf.float32)
     times = np.zeros((WARMUP + REPEATS, len(models)))
@@ -116,6 +117,7 @@ def _format_interval(metrics: Intervals, name: str) -> str:
 def main() -> None:
     parser = new_parser("experiments.backbones", __doc__)
     parser.add_argument("--data", default=PROTOCOL.data, help="the data set")
+    parser.add_argument("--masks", default=PROTOCOL.masks, help="the lung masks, as training.train")
     parser.add_argument(
         "--weights", choices=("none", "imagenet"), default=PROTOCOL.weights, help="initial weights"
     )

@@ -14,15 +14,17 @@ import cv2
 import numpy as np
 import pandas as pd
 import tf_keras
+from scipy.stats import spearmanr
 
-from cxr import Classifier, preprocess, read_image
+from cxr import Classifier, Lungs, Prediction, preprocess, read_image
+from cxr.classifier import EVIDENCE_SIDE, STRIDE, spread_evidence
+from cxr.imaging import WHOLE
 from experiments.options import new_parser, run_on_model
 from training.metrics import map_correlation
 from training.model import build_from, grad_cam, load_run
 from training.names import list_labelled
 
-# The mean of the training images shows the rib cage between these shares of height and width.
-THORAX_BOX = (0.12, 0.85, 0.08, 0.92)  # top, bottom, left, right
+FILM_PX = 224  # side of the images that are changed
 DELETION_FILMS = 120
 DELETION_STEPS = 20
 BLUR_SHARE = 0.1  # of the side; a deleted pixel is replaced by this blur
@@ -31,7 +33,7 @@ RESAMPLES = 1000
 
 
 def evaluate(name: str, data: Path, split: str, run: Path | None) -> str:
-    """Measure the evidence of a shipped model, as text.
+    """Measure the evidence of a shipped model, as text. ``training.evaluate lungs`` says where it lies.
 
     Args:
         name: as ``Classifier.load`` takes it.
@@ -42,82 +44,38 @@ def evaluate(name: str, data: Path, split: str, run: Path | None) -> str:
         ValueError: if the model or the films cannot be used.
     """
     classifier = Classifier.load(name)
-    size = classifier.card.input_size
     films = list_labelled(data, split)
-    images = [preprocess(read_image(path), size)[..., 0] for path, _, _ in films]
+    images = [preprocess(read_image(path), FILM_PX)[..., 0] for path, _, _ in films]
     predictions = [classifier.predict(image) for image in images]
     sick = np.array([label == 1 for _, label, _ in films])
-    evidence = np.stack([p.evidence for p in predictions])
-    gaps = np.abs(evidence.mean((1, 2)) - [p.logit for p in predictions])
-    inside = thorax_share(np.ones_like(evidence[:1]))[0]
-    outside = 1.0 - thorax_share(np.maximum(evidence[sick], 0.0))
+    gaps = np.array([abs(p.evidence.mean(dtype=np.float64) - p.logit) for p in predictions])
     lines = [
         f"{classifier.card.name} on {len(films)} films of {data.name}, {split}",
         f"completeness: mean of evidence = logit within {gaps.max():.1e} log-odds on every film",
-        "positive evidence outside the thorax box, films with pneumonia: "
-        f"median {np.median(outside):.1%}; the box leaves out {1.0 - inside:.1%} of the area",
-        "strongest cell in an upper corner, films with pneumonia: "
-        f"{share_in_upper_corners(evidence[sick]):.1%}; two of {evidence[0].size} cells are "
-        f"{2 / evidence[0].size:.1%}",
     ]
     if run:
         drawn = np.random.default_rng(0).permutation(len(images))[:RANDOMIZED_FILMS]
-        lines += _test_against_gradients(run, [images[i] for i in drawn], evidence[drawn])
+        lines += _test_against_gradients(
+            run, [images[i] for i in drawn], [predictions[i] for i in drawn], classifier.card.input_size
+        )
     found = [i for i, p in enumerate(predictions) if sick[i] and p.label == classifier.card.labels[1]]
     chosen = np.random.default_rng(0).permutation(found)[:DELETION_FILMS]
-    lines.append(_test_deletion(classifier, [images[i] for i in chosen]))
+    lines.append(
+        _test_deletion(classifier, [images[i] for i in chosen], [predictions[i] for i in chosen])
+    )
     return "\n".join(lines)
 
 
-def share_in_upper_corners(evidence: np.ndarray) -> float:
-    """Share of the maps (N, h, w) whose strongest cell is one of the two upper corners."""
-    strongest = evidence.reshape(len(evidence), -1).argmax(axis=1)
-    return float(np.isin(strongest, (0, evidence.shape[2] - 1)).mean())
-
-
-def thorax_share(evidence: np.ndarray) -> np.ndarray:
-    """Share (N,) of each map (N, h, w) of values >= 0 that lies in ``THORAX_BOX``. A cell on the border
-    counts by the part of its area that is inside."""
-    top, bottom, left, right = THORAX_BOX
-    rows, columns = (
-        np.diff(np.clip(np.arange(n + 1) / n, low, high)) * n
-        for n, low, high in ((evidence.shape[1], top, bottom), (evidence.shape[2], left, right))
-    )
-    total = np.maximum(evidence.sum((1, 2)), 1e-9)
-    return np.einsum("nhw,h,w->n", evidence, rows, columns) / total
-
-
-def shifted_evidence(classifier: Classifier, image: np.ndarray) -> np.ndarray:
-    """The map at twice the resolution: the image is moved by a quarter of a cell in both directions, and
-    the cells of the four predictions are interleaved.
-
-    Args:
-        classifier: the model.
-        image: uint8 (S, S), at the input size.
-
-    Returns:
-        float32 (S/16, S/16).
-    """
-    size, margin = len(image), 8
-    padded = np.pad(image, margin, mode="edge")
-    fine = np.zeros((size // 16, size // 16), np.float32)
-    for a in (0, 1):
-        for b in (0, 1):
-            y, x = 2 * margin * a, 2 * margin * b
-            moved = np.ascontiguousarray(padded[y : y + size, x : x + size])
-            fine[a::2, b::2] = classifier.predict(moved).evidence
-    return fine
-
-
 def deletion_curve(
-    classifier: Classifier, image: np.ndarray, importance: np.ndarray, insert: bool
+    classifier: Classifier, image: np.ndarray, lungs: Lungs, importance: np.ndarray, insert: bool
 ) -> np.ndarray:
     """Probability while the most important pixels are blurred, or restored (Petsiuk et al. 2018). Every
-    changed image goes through ``preprocess`` again.
+    changed image goes through ``preprocess`` again, with the same lungs.
 
     Args:
         classifier: the model.
-        image: uint8 (S, S), at the input size.
+        image: uint8 (S, S).
+        lungs: where they are.
         importance: float (h, w), resized to the image; the largest values go first.
         insert: start from the blurred image and restore its pixels.
 
@@ -133,28 +91,31 @@ def deletion_curve(
     rank = rank.reshape(size, size)
     shares = np.arange(DELETION_STEPS + 1) / DELETION_STEPS
     changed = [np.where(rank < share * size * size, end, start) for share in shares]
-    return np.array([classifier.predict(film).probability for film in changed])
+    return np.array([classifier.predict(film, lungs).probability for film in changed])
 
 
-def _test_deletion(classifier: Classifier, images: list[np.ndarray]) -> str:
+def _test_deletion(
+    classifier: Classifier, images: list[np.ndarray], predictions: list[Prediction]
+) -> str:
     """A markdown table of deletion and insertion AUC for each order, with intervals over images."""
-    side = classifier.card.input_size // 32
     rng = np.random.default_rng(0)
+    side = EVIDENCE_SIDE
     y, x = (np.mgrid[:side, :side] - (side - 1) / 2) / side
-    orders: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "evidence": lambda image: classifier.predict(image).evidence,
-        "evidence, four shifts": lambda image: shifted_evidence(classifier, image),
-        "centre first": lambda _: np.exp(-(y**2 + x**2) * 4),
-        "random cells": lambda _: rng.random((side, side)),
+    centre = np.exp(-(y**2 + x**2) * 4)
+    orders: dict[str, Callable[[Prediction], np.ndarray]] = {
+        "evidence": lambda p: p.evidence,
+        "lungs, centre first": lambda p: centre * (p.evidence != 0),
+        "lungs, random places": lambda p: _draw_places(rng, side) * (p.evidence != 0),
+        "film, random places": lambda _: _draw_places(rng, side),
     }
     areas = {}
     for name, order in orders.items():
-        maps = [order(image) for image in images]
+        maps = [order(prediction) for prediction in predictions]
         areas[name] = np.array(
             [
                 [
-                    deletion_curve(classifier, i, m, insert).mean()
-                    for i, m in zip(images, maps, strict=True)
+                    deletion_curve(classifier, i, p.lungs, m, insert).mean()
+                    for i, p, m in zip(images, predictions, maps, strict=True)
                 ]
                 for insert in (False, True)
             ]
@@ -175,16 +136,39 @@ def _test_deletion(classifier: Classifier, images: list[np.ndarray]) -> str:
     )
 
 
-def _test_against_gradients(run: Path, images: list[np.ndarray], evidence: np.ndarray) -> list[str]:
+def _draw_places(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Random values above 0 that are as coarse as the evidence, float32 (side, side)."""
+    cells = rng.uniform(0.1, 1.0, (8, 8)).astype(np.float32)
+    return cv2.resize(cells, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+def _test_against_gradients(
+    run: Path, images: list[np.ndarray], predictions: list[Prediction], size: int
+) -> list[str]:
     """Compare the evidence with Grad-CAM of the run's float network, and Grad-CAM with itself after the
-    weights are replaced by random ones from the head downwards (Adebayo et al. 2018)."""
+    weights are replaced by random ones from the head downwards (Adebayo et al. 2018). Correlations are
+    those over the lungs."""
     tf_keras.utils.set_random_seed(0)
     config, model = load_run(run, "pruned_weights.h5")
-    films = np.stack(images)[..., None].astype(np.float32)
-    reference = grad_cam(model, films)
+    lungs = [p.lungs for p in predictions]
+    views = np.stack(
+        [
+            np.concatenate([preprocess(image, size, found.box or WHOLE)] * 2, axis=-1)
+            for image, found in zip(images, lungs, strict=True)
+        ]
+    ).astype(np.float32)
+
+    def spread(cells: np.ndarray) -> list[np.ndarray]:
+        maps = [spread_evidence(c, found)[0] for c, found in zip(cells, lungs, strict=True)]
+        return [m[p.evidence != 0] for m, p in zip(maps, predictions, strict=True)]
+
+    bias = model.get_layer("logit").get_weights()[1]
+    cells = (size // STRIDE) ** 2
+    reference = grad_cam(model, views)
+    shown = [p.evidence[p.evidence != 0] for p in predictions]
+    correlation = _correlate(shown, spread(reference * cells + bias))
     lines = [
-        "rank correlation with GradientTape Grad-CAM of the float network: median "
-        f"{map_correlation(evidence, reference):.3f}"
+        f"rank correlation with GradientTape Grad-CAM of the float network: median {correlation:.3f}"
     ]
     fresh = build_from(config)
     for title, first in (("head", "logit"), ("blocks 7 and up", "block7a"), ("all layers", "")):
@@ -193,12 +177,18 @@ def _test_against_gradients(run: Path, images: list[np.ndarray], evidence: np.nd
         start = next(i for i, name in enumerate(names) if name.startswith(first))
         for layer, random in zip(model.layers[start:], fresh.layers[start:], strict=True):
             layer.set_weights(random.get_weights())
-        changed = grad_cam(model, films)
+        changed = grad_cam(model, views)
         lines.append(
             f"rank correlation with itself after random weights in {title}: median "
             f"{map_correlation(reference, changed):.3f}"
         )
     return lines
+
+
+def _correlate(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+    """Spearman's correlation of two values at each place, the median over the images."""
+    pairs = zip(first, second, strict=True)
+    return float(np.median([spearmanr(a, b).statistic for a, b in pairs]))
 
 
 def main() -> None:

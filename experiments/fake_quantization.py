@@ -64,7 +64,7 @@ def measure_activation_ranges(model: tf_keras.Model, films: np.ndarray) -> dict[
 
     Args:
         model: of ``training.model.build_model``.
-        films: uint8 (N, S, S, 1).
+        films: views uint8 (N, S, S, 2).
 
     Returns:
         The ranges between ``RANGE_PERCENTILES`` by layer name.

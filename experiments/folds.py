@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 
-from cxr.imaging import preprocess
 from experiments.shortcuts import sharpness
 from training.config import TrainConfig
+from training.masks import load_masked
 from training.names import parse_path
-from training.sources import LabelledImages, load_films
+from training.sources import LabelledImages
 from training.validation import CORRUPTION, corrupt
 
 HELD_OUT_FILMS = 300  # of each class, at most
@@ -23,7 +23,7 @@ YARDSTICK = dataclasses.replace(CORRUPTION, copy_share=0.0)
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """Images at ``film_size`` to train on, and held-out images at the network's size."""
+    """Images and masks, uint8 (N, F, F, 2), to train on and held out."""
 
     name: str
     train: LabelledImages
@@ -36,34 +36,27 @@ class Fold:
 
 def make_folds(data: str, config: TrainConfig) -> list[Fold]:
     """The two leave-series-out folds, whose held-out images are disjoint, and the split by patient."""
-    parts = [load_films(data, split, config.film_size) for split in ("train", "val")]
+    parts = [load_masked(data, config.masks, split, config.film_size) for split in ("train", "val")]
     images, labels = (np.concatenate([getattr(p, n) for p in parts]) for n in ("images", "labels"))
     films = LabelledImages(images, labels, [path for part in parts for path in part.paths])
     in_validation = np.array([parse_path(path).split == "val" for path in films.paths])
     folds = []
     for name, held in [*SERIES_FOLDS.items(), (PATIENTS_FOLD, None)]:
         is_held = np.isin(films.series, held) if held else in_validation
-        inner = _resize(films.select(~is_held & in_validation if held else is_held), config.image_size)
-        chosen = films.select(_draw_each_class(films.labels, is_held))
-        held_out = _resize(chosen, config.image_size)
+        inner = films.select(~is_held & in_validation if held else is_held)
+        held_out = films.select(_draw_each_class(films.labels, is_held))
         folds.append(
             Fold(
                 name=name,
                 train=films.select(~is_held & ~in_validation),
-                inner=inner[0],
-                inner_corrupted=inner[1],
-                held_out=held_out[0],
-                held_out_corrupted=held_out[1],
-                sharpness=np.array([sharpness(image[..., 0]) for image in chosen.images]),
+                inner=inner,
+                inner_corrupted=corrupt(inner.images, YARDSTICK),
+                held_out=held_out,
+                held_out_corrupted=corrupt(held_out.images, YARDSTICK),
+                sharpness=np.array([sharpness(layers[..., 0]) for layers in held_out.images]),
             )
         )
     return folds
-
-
-def _resize(films: LabelledImages, size: int) -> tuple[LabelledImages, np.ndarray]:
-    """The images at the network's size, without and with corruption."""
-    plain = np.stack([preprocess(image[..., 0], size) for image in films.images])
-    return LabelledImages(plain, films.labels, films.paths), corrupt(films.images, size, YARDSTICK)
 
 
 def _draw_each_class(labels: np.ndarray, members: np.ndarray) -> np.ndarray:

@@ -35,13 +35,13 @@ def report_layers(study: Study) -> str:
         rest = "|".join(b for b in BLOCKS if b != block)
         patterns = [*HEAD, rf".*/(rescaling|normalization|{rest}).*"]
         logits = score(
-            study.classifier(quantize(model, study.calibration_films, patterns)), images
+            study.classifier(quantize(model, study.calibration_films[..., :1], patterns)), images
         ).logits
         error = np.sqrt(np.mean((logits - reference) ** 2)) / reference.std()
         correlation = np.corrcoef(logits, reference)[0, 1]
         blocks.append([block, f"{error:.3f}", f"{correlation:.4f}"])
     noise = {}
-    films = study.calibration_films[:FILMS]
+    films = study.calibration_films[:FILMS, ..., :1]
     names = set(find_activations(quantizer.Quantizer(bytearray(model), recipe.static_wi8_ai8()), films))
     for name, values in sample_activations(model, films, names).items():
         if values.std() > 0:

@@ -20,8 +20,10 @@ from ai_edge_litert.interpreter import Interpreter
 from benchmarks.inference import BURST, Call, measure
 from cxr.classifier import INPUT
 from cxr.model_file import SIGNATURE
-from export.quantize import FLOAT_LAYERS, choose_calibration_films, quantize
-from training.sources import load_films
+from export.quantize import FLOAT_LAYERS, alter_half, choose_calibration_films, quantize
+from training.config import TrainConfig
+from training.masks import load_masked
+from training.views import view_films
 
 SHIPPED = "stem, block 1 and head float (shipped)"
 HEAD, EARLY = FLOAT_LAYERS
@@ -39,10 +41,11 @@ SPLITS = {
 
 
 def load(model: bytes, film: np.ndarray, num_threads: int) -> Call:
-    """A function that scores an image uint8 (1, S, S, 1), ``film`` by default, and returns the logit."""
+    """A function that scores the box of the lungs, uint8 (1, S, S, 1), ``film`` by default, and returns
+    the mean evidence."""
     interpreter = Interpreter(model_content=model, num_threads=num_threads)
     runner = interpreter.get_signature_runner(SIGNATURE)
-    return lambda film=film: float(runner(**{INPUT: film})["logit"][0, 0])
+    return lambda film=film: float(runner(**{INPUT: film})["evidence"].mean())
 
 
 def main() -> None:
@@ -53,11 +56,16 @@ def main() -> None:
         "--peers", type=Path, required=True, help="a folder of benchmarks.peers: OUT/SIZE"
     )
     parser.add_argument("--data", required=True, help="the data set")
+    parser.add_argument("--masks", default="", help="lung_masks beside the data set unless given")
     parser.add_argument("--rounds", type=int, default=30, help="rounds of the latency measurement")
     args = parser.parse_args()
     size = int(args.peers.name)
     float32 = (args.peers / "litert_float32.tflite").read_bytes()
-    films = choose_calibration_films(load_films(args.data, "train", size))
+    film_size = TrainConfig().film_size
+    train, validation = (
+        load_masked(args.data, args.masks, split, film_size) for split in ("train", "val")
+    )
+    films = view_films(alter_half(choose_calibration_films(train)), size)[..., :1]
     models = {"float32": float32} | {n: quantize(float32, films, split) for n, split in SPLITS.items()}
     shown = films[:1]
     medians = []
@@ -65,11 +73,9 @@ def main() -> None:
         calls = {name: load(model, shown, threads) for name, model in models.items()}
         times = measure(calls, args.rounds)
         medians.append({name: float(np.median(values)) for name, values in times.items()})
-    validation = load_films(args.data, "val", size).images
+    views = view_films(validation.images, size)[..., :1]
     calls = {name: load(model, shown, 2) for name, model in models.items()}
-    logits = {
-        name: np.array([call(film[np.newaxis]) for film in validation]) for name, call in calls.items()
-    }
+    logits = {name: np.array([call(film[np.newaxis]) for film in views]) for name, call in calls.items()}
     print(f"{args.rounds * BURST} runs each\n")
     rows = []
     for name, values in logits.items():

@@ -23,20 +23,21 @@ ROUNDED = 0.3  # the sparsity at which rounding in the fine-tune is tried
 def sweep_sparsity(study: Study, epochs: int, learning_rate: float) -> str:
     """A markdown table of each sparsity after the same fine-tune, and of ``ROUNDED`` with rounding."""
     dense = study.load("best_weights.h5")
+    films = study.calibration_films[..., :1]
     models = {"not fine-tuned, float32": to_tflite(dense)}
-    models["not fine-tuned, int8"] = quantize(models["not fine-tuned, float32"], study.calibration_films)
+    models["not fine-tuned, int8"] = quantize(models["not fine-tuned, float32"], films)
     for sparsity in SPARSITIES:
         pruned = prune(dense, study.config, study.train, sparsity, epochs, learning_rate)
         float32 = to_tflite(pruned)
         models[f"{sparsity:.0%}, float32"] = float32
-        models[f"{sparsity:.0%}, int8"] = quantize(float32, study.calibration_films)
+        models[f"{sparsity:.0%}, int8"] = quantize(float32, films)
     ranges = measure_activation_ranges(dense, study.calibration_films[:FILMS])
     rounding = functools.partial(fake_quantize, ranges=ranges)
     float32 = to_tflite(prune(dense, study.config, study.train, ROUNDED, epochs, learning_rate, rounding))
     title = f"{ROUNDED:.0%}, rounded in training"
     models[f"{title}, float32"] = float32
-    models[f"{title}, int8"] = quantize(float32, study.calibration_films)
-    models[f"{title}, int8 but head"] = quantize(float32, study.calibration_films, ALL_BUT_HEAD)
+    models[f"{title}, int8"] = quantize(float32, films)
+    models[f"{title}, int8 but head"] = quantize(float32, films, ALL_BUT_HEAD)
     return format_models(study, models)
 
 

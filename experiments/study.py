@@ -19,16 +19,19 @@ from sklearn.metrics import roc_auc_score
 
 from cxr.classifier import Classifier
 from cxr.latency import measure_latency
+from cxr.lungs import LungFinder
 from export.measure import score
-from export.quantize import FLOAT_LAYERS, Range, choose_calibration_films
+from export.quantize import FLOAT_LAYERS, Range, alter_half, choose_calibration_films
 from export.validate import blank_card
 from training.calibration import THRESHOLD, Calibration, calibrate
 from training.config import TrainConfig
 from training.flags import from_flat
+from training.masks import load_masked
 from training.metrics import map_correlation
 from training.model import load_run
-from training.sources import LabelledImages, load_sizes
+from training.sources import LabelledImages
 from training.validation import Validation, load_validation
+from training.views import view_films
 
 HEAD = FLOAT_LAYERS[:1]
 ALL_BUT_HEAD = (*HEAD, ".*/(rescaling|normalization).*")  # the float layers when all else is int8
@@ -40,9 +43,10 @@ class Study:
 
     run: Path
     config: TrainConfig
-    train: LabelledImages  # at ``config.film_size``
-    calibration_films: np.ndarray
+    train: LabelledImages  # images and masks at ``config.film_size``
+    calibration_films: np.ndarray  # views uint8 (N, S, S, 2)
     validation: Validation
+    finder: LungFinder
 
     def load(self, weights: str) -> tf_keras.Model:
         """The run's network with the weights of a file in its folder."""
@@ -50,7 +54,8 @@ class Study:
 
     def classifier(self, model: bytes) -> Classifier:
         """A flatbuffer in the runtime, without calibration."""
-        return Classifier(model, blank_card(model, "study", self.config.image_size, {}), num_threads=1)
+        card = blank_card(model, "study", self.config.image_size, self.finder, {})
+        return Classifier(model, card, self.finder, num_threads=1)
 
 
 def load_study(run: Path, data: str | None) -> Study:
@@ -66,8 +71,9 @@ def load_study(run: Path, data: str | None) -> Study:
     """
     config = from_flat(TrainConfig, json.loads((run / "config.json").read_text()))
     config = dataclasses.replace(config, data=data or config.data)
-    train, larger = load_sizes(config.data, "train", (config.image_size, config.film_size))
-    return Study(run, config, larger, choose_calibration_films(train), load_validation(config))
+    train = load_masked(config.data, config.masks, "train", config.film_size)
+    films = view_films(alter_half(choose_calibration_films(train)), config.image_size)
+    return Study(run, config, train, films, load_validation(config), LungFinder.load())
 
 
 def run_study(parser: argparse.ArgumentParser, study: Callable[[Study, argparse.Namespace], str]) -> None:

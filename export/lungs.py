@@ -22,7 +22,7 @@ from cxr.lungs import FILE, LungFinder
 from cxr.model_card import LungCard
 from export.convert import lungs_to_tflite
 from export.quantize import RANGE_PERCENTILES, choose_calibration_films, quantize
-from export.validate import DATA, PACKAGES, QuantizationError, digest
+from export.validate import DATA, MASKS, PACKAGES, QuantizationError, digest
 from training.flags import to_flat
 from training.lungs import box_overlap, dice, load_lung_run, prepare
 from training.masks import load_masked
@@ -31,7 +31,6 @@ from training.names import SPLITS
 from training.run_folder import COMMIT
 from training.sources import LabelledImages
 
-MASKS = "V7 Labs, COVID-19 X-ray dataset: lungs drawn by people (CC BY 4.0)"
 VERSION = "1.0.0"  # raise it with every export that changes the model
 FLOAT_LAYERS = ("StatefulPartitionedCall.*", ".*/(rescaling).*")  # the outputs and the input
 MAX_DICE_LOSS = 0.01

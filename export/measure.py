@@ -22,9 +22,11 @@ from cxr.novelty import NoveltyModel
 from training.calibration import Calibration
 from training.config import TrainConfig
 from training.flags import from_flat
+from training.lung_tests import measure_lungs
+from training.masks import load_masked
 from training.metrics import auroc_with_interval, share_with_interval
 from training.names import list_labelled
-from training.sources import LabelledImages, load_films
+from training.sources import LabelledImages
 from training.validation import Validation, load_validation
 
 UNSCREENED = "corrupted"  # the novelty limits are for images without corruption
@@ -68,8 +70,8 @@ def score_splits(
 
     Args:
         classifier: the model.
-        validation: images of the validation patients.
-        test: images of the official test split.
+        validation: images and masks of the validation patients.
+        test: images and masks of the official test split, uint8 (N, F, F, 2).
         external: a folder of labelled images of another hospital, if there is one.
 
     Returns:
@@ -149,12 +151,21 @@ def measure_again(model: Path, data: str, external: Path | None) -> None:
     classifier = Classifier.load(model)
     card = classifier.card
     config = from_flat(TrainConfig, card.provenance["training"] | {"data": data})
-    test = load_films(data, "test", card.input_size)
-    scored = score_splits(classifier, load_validation(config), test, external)
+    validation = load_validation(config)
+    train, test = (
+        load_masked(data, config.masks, split, config.film_size) for split in ("train", "test")
+    )
+    scored = score_splits(classifier, validation, test, external)
     calibration = Calibration(card.temperature, card.offset, card.uncertain)
     novelty = card.novelty and NoveltyModel.from_json(card.novelty)
-    metrics = measure_splits(scored, calibration, novelty)
-    dataclasses.replace(card, metrics=metrics).save(model.with_suffix(".json"))
+    dataclasses.replace(
+        card,
+        metrics=measure_splits(scored, calibration, novelty),
+        lung_tests={
+            "validation": measure_lungs(classifier, validation.films, train),
+            "test": measure_lungs(classifier, test, train),
+        },
+    ).save(model.with_suffix(".json"))
 
 
 def main() -> None:

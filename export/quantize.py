@@ -17,6 +17,7 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
 from cxr.classifier import INPUT
 from cxr.model_file import SIGNATURE
+from training.alterations import alter_background, alter_lungs, fill_blurred, fill_gray
 from training.sources import LabelledImages
 
 CALIBRATION_FILMS = 256
@@ -42,6 +43,26 @@ def choose_calibration_films(train: LabelledImages, count: int = CALIBRATION_FIL
         members = np.flatnonzero(train.labels == label)
         chosen.append(rng.permutation(members)[: count // 2])
     return train.images[rng.permutation(np.concatenate(chosen))]
+
+
+def alter_half(films: np.ndarray) -> np.ndarray:
+    """Erase the lungs of a quarter of the images, and cover what surrounds them in another quarter.
+
+    A model is undecided without lungs only if its activations are quantized well there too. Calibrated on
+    whole images alone, int8 told the classes of images with blurred lungs apart (AUROC .83, float32 .55).
+
+    Args:
+        films: uint8 (N, F, F, 2), images and masks.
+
+    Returns:
+        uint8 (N, F, F, 2).
+    """
+    altered = films.copy()
+    for i in range(0, len(films), 2):
+        fill = (fill_gray, fill_blurred)[i // 2 % 2]
+        alter = (alter_lungs, alter_background)[i // 4 % 2]
+        altered[i, ..., 0] = alter(films[i, ..., 0], films[i, ..., 1], fill)
+    return altered
 
 
 def percentile_range(values: np.ndarray) -> Range:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,22 @@ import pandas as pd
 
 from cxr.classifier import Classifier
 from cxr.latency import measure_latency
+from cxr.lungs import FILE, LungFinder
 from cxr.model_card import ModelCard
 from export.measure import measure_splits, score, score_splits
 from training.calibration import THRESHOLD, Calibration, calibrate, fit_calibration
+from training.lung_tests import measure_lungs
 from training.metrics import map_correlation
 from training.names import LABELS
 from training.novelty import fit_novelty
 from training.sources import LabelledImages
 from training.validation import Validation
+from training.views import view_films
 
-VERSION = "1.0.0"  # of the shipped models: raise it with every export that changes them
+VERSION = "2.0.0"  # of the shipped models: raise it with every export that changes them
 MAX_AUROC_LOSS = 0.01
+MAX_ERASED_AUROC = 0.65  # on validation patients, with the lungs erased
+MIN_TRANSPLANTED_AUROC = 0.95  # on validation patients, with the lungs in another frame
 PREVALENCE = 0.5  # fit_calibration gives both classes the same weight
 MIN_CAUSE_AUROC = 0.75  # halfway between guessing and certainty; see gate_cause
 EVIDENCE_PERCENTILE = 95.0  # of the cells of validation PNEUMONIA films: drawn at full color
@@ -31,6 +37,7 @@ DATA = (
     "Kermany et al. 2018, Labeled Optical Coherence Tomography and Chest X-Ray Images for "
     "Classification (CC BY 4.0): children of 1 to 5 years, one hospital"
 )
+MASKS = "V7 Labs, COVID-19 X-ray dataset: lungs drawn by people (CC BY 4.0)"
 PACKAGES = (
     "tensorflow",
     "tf-keras",
@@ -43,6 +50,27 @@ TABLE_START, TABLE_END = "<!-- table: start -->", "<!-- table: end -->"
 
 class QuantizationError(RuntimeError):
     """The int8 model is too much worse than float32; the message has the figures."""
+
+
+class ShortcutError(RuntimeError):
+    """The model follows what lies around the lungs; the message has the figures."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Films:
+    """What a model is measured on.
+
+    Attributes:
+        train: images and masks uint8 (N, F, F, 2), for novelty and for the AUROC of masks alone.
+        validation: what calibration and evidence scale are fitted on.
+        test: images and masks that are only reported on.
+        external: a folder of labelled images of another hospital, also only reported on.
+    """
+
+    train: LabelledImages
+    validation: Validation
+    test: LabelledImages
+    external: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +95,9 @@ class Report:
         return calibrate(self.test_logits, card.temperature, card.offset) >= card.threshold
 
 
-def blank_card(model: bytes, variant: str, input_size: int, provenance: dict[str, Any]) -> ModelCard:
+def blank_card(
+    model: bytes, variant: str, input_size: int, finder: LungFinder, provenance: dict[str, Any]
+) -> ModelCard:
     """The card of a model that has not been calibrated or measured."""
     return ModelCard(
         name=f"pneumonia_{variant}",
@@ -84,6 +114,8 @@ def blank_card(model: bytes, variant: str, input_size: int, provenance: dict[str
         evidence_scale=1.0,
         metrics={},
         operating_points={},
+        lung_tests={},
+        lungs_sha256=finder.card.sha256,
         novelty=None,
         provenance=provenance,
         sha256=hashlib.sha256(model).hexdigest(),
@@ -94,33 +126,35 @@ def blank_card(model: bytes, variant: str, input_size: int, provenance: dict[str
 def measure_model(
     model: bytes,
     variant: str,
+    input_size: int,
     provenance: dict[str, Any],
-    validation: Validation,
-    test: LabelledImages,
-    external: Path | None = None,
-    train: LabelledImages | None = None,
+    finder: LungFinder,
+    films: Films,
+    in_full: bool = True,
 ) -> Report:
     """Calibrate on the validation patients, then measure on every split.
 
     Args:
         model: a flatbuffer of the contract.
         variant: float32 or int8.
+        input_size: side of its input, px.
         provenance: how it was made, for the card.
-        validation: images that calibration and evidence scale are fitted on.
-        test: images that are only reported on.
-        external: a folder of labelled images of another hospital, also only reported on.
-        train: images that novelty is fitted on; without them the model does not screen.
+        finder: of the lungs.
+        films: to fit and to measure on.
+        in_full: fit novelty and measure what the model follows, too.
     """
-    card = blank_card(model, variant, validation.films.images.shape[1], provenance)
-    classifier = Classifier(model, card, num_threads=1)
-    scored = score_splits(classifier, validation, test, external)
+    card = blank_card(model, variant, input_size, finder, provenance)
+    classifier = Classifier(model, card, finder, num_threads=1)
+    validation, test = films.validation, films.test
+    scored = score_splits(classifier, validation, test, films.external)
     plain, corrupted, tested = (scored[name].scores for name in ("validation", "corrupted", "test"))
     labels = validation.films.labels
     calibration = Calibration.fit(plain.logits, corrupted.logits, labels)
     novelty = None
-    if train:
-        seen = score(classifier, train.images[..., 0])
-        novelty = fit_novelty(seen.embeddings, train.images, plain.embeddings)
+    if in_full:
+        seen = score(classifier, films.train.images[..., 0])
+        views = view_films(films.train.images, input_size)[..., :1]
+        novelty = fit_novelty(seen.embeddings, views, plain.embeddings)
     sick = labels == 1
     temperature, offset = fit_calibration(plain.causes[sick], validation.films.series[sick] == "virus")
     scale = max(float(np.percentile(plain.evidence[sick], EVIDENCE_PERCENTILE)), 1e-3)
@@ -138,11 +172,18 @@ def measure_model(
         },
         novelty=novelty and novelty.to_json(),
     )
+    if in_full:
+        classifier = Classifier(model, card, finder, num_threads=1)
+        splits = {"validation": validation.films, "test": test}
+        lung_tests = {
+            name: measure_lungs(classifier, members, films.train) for name, members in splits.items()
+        }
+        card = dataclasses.replace(card, lung_tests=lung_tests)
     return Report(model, card, tested.logits, tested.evidence)
 
 
 def digest(films: LabelledImages) -> str:
-    """sha256 of the paths inside the data set and of the network's pixels, in the order of the paths. It
+    """sha256 of the paths inside the data set and of the pixels and masks, in the order of the paths. It
     is the same for images, shards and pairs of records, although their files differ."""
     checksum = hashlib.sha256()
     for i in np.argsort(films.paths):
@@ -175,14 +216,28 @@ def check_loss(float32_auroc: float, int8_auroc: float) -> None:
         )
 
 
-def format_table(reports: dict[str, Report]) -> str:
+def check_lungs(report: Report) -> None:
+    """Raise ``ShortcutError`` where a model answers without lungs, or does not follow them."""
+    tests = report.card.lung_tests["validation"]
+    erased = max(tests[name]["auroc"]["value"] for name in ("lungs_gray", "lungs_blurred"))
+    moved = tests["transplanted"]["auroc"]["value"]
+    if not (erased <= MAX_ERASED_AUROC and moved >= MIN_TRANSPLANTED_AUROC):
+        raise ShortcutError(
+            f"{report.card.variant} reaches a validation AUROC of {erased:.3f} without lungs and of "
+            f"{moved:.3f} with lungs in another frame; accepted are {MAX_ERASED_AUROC} or less and "
+            f"{MIN_TRANSPLANTED_AUROC} or more. Nothing written."
+        )
+
+
+def format_table(reports: dict[str, Report], finder: LungFinder) -> str:
     """A markdown table with one row for each model. Latencies are measured in turns and given as ratios
     to float32.
 
     Args:
         reports: by row title; must include ``float32``, the reference for agreement and latency.
+        finder: of the lungs.
     """
-    classifiers = [Classifier(r.model, r.card, num_threads=1) for r in reports.values()]
+    classifiers = [Classifier(r.model, r.card, finder, num_threads=1) for r in reports.values()]
     film = np.tile(np.arange(224, dtype=np.uint8), (224, 1))
     times = measure_latency(classifiers, film, repeats=100, warmup=10)
     medians = {name: latency.median_ms("inference") for name, latency in zip(reports, times, strict=True)}
@@ -227,3 +282,11 @@ def write_models(out: Path, reports: dict[str, Report], table: str) -> None:
         path.write_bytes(reports[variant].model)
         reports[variant].card.save(path.with_suffix(".json"))
     readme.write_text(f"{before}{TABLE_START}\n{table}\n{TABLE_END}{after}")
+
+
+def copy_finder(lungs: Path, out: Path) -> None:
+    """Copy the model that finds the lungs, and its card, beside the models that were measured with it."""
+    for suffix in (".tflite", ".json"):
+        target = (out / FILE).with_suffix(suffix)
+        if not target.exists() or not target.samefile(lungs.with_suffix(suffix)):
+            shutil.copyfile(lungs.with_suffix(suffix), target)

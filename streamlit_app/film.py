@@ -25,9 +25,11 @@ SAMPLES = {
     "normal_2": "Normal 2",
     "pneumonia_1": "Pneumonia 1",
     "pneumonia_2": "Pneumonia 2",
+    "uncertain": "Uncertain",
+    "unfamiliar": "Unfamiliar",
 }
 SAMPLES_DIR = Path(__file__).resolve().parent / "samples"
-SAMPLE_PX = 82  # four fit in a row on a phone
+SAMPLE_PX = 79  # four fit in a row on a phone, and all beside the drop zone on a desktop
 MAX_KEPT_BYTES = 200 * 2**20  # of decoded films, in all sessions together
 
 
@@ -53,7 +55,7 @@ def choose() -> list[Source]:
     sample = st.query_params.get("sample")
     if sample in SAMPLES and list_uploads():  # the visitor went back from uploads to a sample
         _empty_drop_zone()
-    drop_zone, samples = st.columns([3, 4], gap="medium")
+    drop_zone, samples = st.columns([1, 2], gap="medium")
     with drop_zone:
         uploads = st.file_uploader(
             "Drop chest X-rays here: one, many, or a ZIP",
@@ -73,7 +75,10 @@ def choose() -> list[Source]:
                 st.image(_sample_path(name), width=SAMPLE_PX, alt=f"Sample film, {title}")
                 st.button(title, key=name, on_click=_take_sample, args=(name,), type="tertiary")
     with samples:
-        st.caption("Each sample is a composite of nine children's films and shows no single patient.")
+        st.caption(
+            "Each sample is a composite of nine children's films and shows no single patient. The "
+            "unfamiliar one is rotated."
+        )
     for sentence in limits.list_refusals():
         st.error(sentence)
     if uploads:

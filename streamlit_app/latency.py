@@ -15,7 +15,7 @@ from streamlit_app.sidebar import LoadedModel
 from streamlit_app.state import ShownFilm, get_state
 
 REPEATS = 30
-COLORS = ("#7a8a99", "#4c9aa8", "#0f7b8a", "#8fb8a0", "#e0a458")
+COLORS = ("#7a8a99", "#5b7fb5", "#4c9aa8", "#0f7b8a", "#8fb8a0", "#e0a458")
 
 
 def measure(classifiers: Sequence[Classifier], film: ShownFilm) -> list[Latency]:

@@ -12,10 +12,10 @@ import streamlit as st
 from cxr import ModelCard, Prediction, overlay_evidence
 from cxr.novelty import REFUSED, UNFAMILIAR
 from cxr.rounding import format_number
-from streamlit_app.screening import LOOKS_INVERTED
+from streamlit_app.screening import LOOKS_INVERTED, tell_lungs
 from streamlit_app.state import ShownFilm
 from streamlit_app.verdict import tell_external, tell_probability, tell_threshold, tell_verdict
-from streamlit_app.viewer import shrink, to_data_url
+from streamlit_app.viewer import shrink, tell_resolution, to_data_url
 
 TEMPLATE = jinja2.Environment(autoescape=True).from_string(
     Path(__file__).with_name("report.html").read_text()
@@ -39,7 +39,6 @@ def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str
     """Make the report's HTML. It lacks the file name, which may name the patient."""
     pixels = shrink(film.pixels)
     height, width = film.size
-    rows, columns = prediction.evidence.shape
     test = card.metrics["test"]
     facts = {
         "Made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -70,7 +69,7 @@ def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str
         was_inverted=film.was_inverted,
         width=width,
         height=height,
-        cells=f"{rows} x {columns}",
+        resolution=tell_resolution(film, prediction, card),
         rows=facts,
         limits=[
             "Not for medical use: no decision about a patient may be based on this.",
@@ -88,15 +87,17 @@ def _list_marks(film: ShownFilm, prediction: Prediction) -> list[str]:
         "Unlike the films that the model learned from: the score is hardly reliable": (
             prediction.screening == UNFAMILIAR
         ),
+        "No lungs were found, scored on request: the score means nothing": prediction.lungs.box is None,
         "Refused as unlike a frontal chest film, scored on request: the score means nothing": (
-            prediction.screening == REFUSED
+            prediction.screening == REFUSED and prediction.lungs.box is not None
         ),
         "Gray levels inverted at the visitor's request": film.was_inverted,
         f"{LOOKS_INVERTED} The score means nothing on a negative": (
             prediction.looks_inverted and not film.was_inverted
         ),
     }
-    return [*(mark for mark, holds in marks.items() if holds), *film.notes]
+    lungs = tell_lungs(prediction.lungs)
+    return [*(mark for mark, holds in marks.items() if holds), *lungs, *film.notes]
 
 
 def _tell_novelty(prediction: Prediction, card: ModelCard) -> str:

@@ -6,11 +6,12 @@ import dataclasses
 
 import streamlit as st
 
-from cxr import Classifier, ModelCard, Prediction
+from cxr import Classifier, Lungs, ModelCard, Prediction
 from cxr.novelty import REFUSED, UNFAMILIAR
 from streamlit_app.state import ShownFilm, get_state
 from streamlit_app.viewer import show_alone
 
+TURNS = {1: "rotated to the left", 2: "upside down", 3: "rotated to the right"}
 KNOWN = "frontal chest films of children"
 LOOKS_INVERTED = "This film looks inverted: air is white in it."
 
@@ -24,7 +25,7 @@ def as_shown(film: ShownFilm) -> ShownFilm:
 
 def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> None:
     """Show notes on the file, offer to invert it, and warn if the film is unfamiliar."""
-    for note in film.notes:
+    for note in (*film.notes, *tell_lungs(prediction.lungs)):
         st.info(note)
     if film.was_inverted:
         _offer(
@@ -53,19 +54,38 @@ def admits(prediction: Prediction, film: ShownFilm) -> bool:
 
 def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
     """Show the refusal instead of a score, and a button that shows the score anyway."""
-    st.subheader("Not scored: this does not look like a frontal chest X-ray", anchor=False)
+    has_lungs = prediction.lungs.box is not None
+    reason = "this does not look like a frontal chest X-ray" if has_lungs else "no lungs were found"
+    st.subheader(f"Not scored: {reason}", anchor=False)
     left, right = st.columns(2, gap="large")
     with left:
         show_alone(film)
     with right:
-        st.markdown(
-            f"The model knows only {KNOWN}, and it would give a number to any image. "
-            f"{_tell_novelty(prediction, card)} {_tell_refused(card)}"
-        )
+        known = f"The model knows only {KNOWN}, and it would give a number to any image."
+        if has_lungs:
+            st.markdown(f"{known} {_tell_novelty(prediction, card)} {_tell_refused(card)}")
+        else:
+            st.markdown(f"{known} It reads the lungs, and a first model has found none in this image.")
         st.markdown(
             "If it is a frontal chest film nevertheless, you can see its score, marked as refused."
         )
         st.button("Score it anyway", on_click=override, args=(film.digest,))
+
+
+def tell_lungs(lungs: Lungs) -> list[str]:
+    """Sentences about lungs that are cut off, and about an image that is rotated."""
+    told = []
+    if lungs.quarter_turns:
+        told.append(
+            f"This film seems to be {TURNS[lungs.quarter_turns]}. The model learned from upright films, "
+            "so the score is hardly reliable."
+        )
+    if lungs.cut_off:
+        edges = " and the ".join(lungs.cut_off)
+        told.append(
+            f"The lungs reach the {edges} edge of the film. What lies beyond has no part in the score."
+        )
+    return told
 
 
 def override(digest: str) -> None:

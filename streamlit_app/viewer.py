@@ -12,7 +12,9 @@ import streamlit as st
 from PIL import Image
 
 from cxr import ModelCard, Prediction
+from cxr.classifier import STRIDE
 from cxr.explanation import color_evidence
+from cxr.imaging import WHOLE
 from streamlit_app.state import VIEWER, Drawing, ShownFilm, get_state
 
 FOLDER = Path(__file__).resolve().parent
@@ -35,13 +37,23 @@ def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> float:
     """
     drawing = _draw(film, prediction, card)
     _view(film, drawing.film, drawing.layer)
-    rows, columns = prediction.evidence.shape
     st.caption(
-        f"Color shows where evidence for pneumonia came from, on a scale that is the same for every "
-        f"film. The map has {rows} x {columns} cells: it points to a region, not to a lesion, and may "
-        "lie outside the lungs, where the framing of a film gave the answer away."
+        "Color shows where in the lungs evidence for pneumonia came from, on a scale that is the same "
+        f"for every film. {tell_resolution(film, prediction, card)}, so it points to a region, not to a "
+        "lesion."
     )
     return drawing.draw_ms
+
+
+def tell_resolution(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str:
+    """The size of a cell of the evidence, in pixels of the film."""
+    height, width = film.size
+    x0, y0, x1, y1 = prediction.lungs.box or WHOLE
+    cells = card.input_size // STRIDE
+    return (
+        f"A cell of the map covers {(x1 - x0) * width / cells:.0f} x {(y1 - y0) * height / cells:.0f} px "
+        f"of the film"
+    )
 
 
 def show_alone(film: ShownFilm) -> None:

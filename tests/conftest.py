@@ -18,6 +18,10 @@ from streamlit.testing.v1 import AppTest
 
 from cxr import InvalidImageError, read_film
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # else each worker takes all cores, and they hinder each other
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "streamlit_app" / "samples"
 CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
@@ -26,13 +30,17 @@ CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
 def draw_film(seed: int, pneumonia: bool, size: int = 128) -> np.ndarray:
     """A cartoon of a film, uint8 (size, size): two dark lungs, one filled where ``pneumonia``."""
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:size, 0:size] / size
     film = 170 + 10 * rng.standard_normal((size, size))
-    for center in (0.3, 0.7):
-        lung = ((x - center) / 0.14) ** 2 + ((y - 0.5) / 0.32) ** 2 < 1
-        filled = pneumonia and (center > 0.5) == bool(seed % 2)
+    for i, lung in enumerate(draw_lungs(size)):
+        filled = pneumonia and i == seed % 2
         film[lung] -= 30 if filled else 110
     return np.clip(film, 0, 255).astype(np.uint8)
+
+
+def draw_lungs(size: int = 128) -> list[np.ndarray]:
+    """The two lungs of ``draw_film``, bool (size, size)."""
+    y, x = np.mgrid[0:size, 0:size] / size
+    return [((x - center) / 0.14) ** 2 + ((y - 0.5) / 0.32) ** 2 < 1 for center in (0.3, 0.7)]
 
 
 def make_dicom(film: np.ndarray, **tags) -> Dataset:
@@ -157,7 +165,8 @@ def name_film(label: str, patient: int, image: int) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """A data set of 56 cartoon films in the official layout and naming."""
+    """A data set of 56 cartoon films in the official layout and naming, with their masks beside it."""
+    from training.masks import find_mask, masks_beside
     from training.names import LABELS, parse_path
 
     root = tmp_path_factory.mktemp("data") / "chest_xray"
@@ -174,6 +183,9 @@ def tiny_data(tmp_path_factory) -> Path:
                 pixels = draw_film(10 * patient + image, pneumonia=label == "PNEUMONIA")
                 path = root / folder / label / name_film(label, patient, image)
                 Image.fromarray(pixels).save(path, quality=95)
+                mask = find_mask(masks_beside(root), path.relative_to(root))
+                mask.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.logical_or(*draw_lungs())).save(mask)
         assert not any(missing.values())
     return root
 
@@ -193,6 +205,14 @@ def labelled(tmp_path) -> Path:
         for i in (1, 2):
             shutil.copy(SAMPLES / f"{label.lower()}_{i}.png", tmp_path / label / f"{label}{i}_0.png")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def tiny_films(tiny_data):
+    """The training films of ``tiny_data`` with their masks, uint8 (N, 64, 64, 2)."""
+    from training.masks import load_masked
+
+    return load_masked(tiny_data, "", "train", 64)
 
 
 @pytest.fixture(scope="session")

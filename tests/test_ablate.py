@@ -16,7 +16,8 @@ from experiments.ablate import (
     summarize,
 )
 from experiments.folds import SERIES_FOLDS, make_folds
-from tests.conftest import draw_film, read_table
+from tests.conftest import draw_film, draw_lungs, read_table
+from training.masks import find_mask, masks_beside
 from training.names import parse_path
 
 
@@ -39,6 +40,9 @@ def data(tmp_path_factory):
                     missing[split] -= 1
                     film = Image.fromarray(draw_film(patient, label == "PNEUMONIA"))
                     film.save(root / "train" / label / name)
+                    mask = find_mask(masks_beside(root), f"train/{label}/{name}")
+                    mask.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(np.logical_or(*draw_lungs())).save(mask)
     return root
 
 
@@ -64,7 +68,7 @@ def test_a_fold_never_trains_on_the_series_it_holds_out(config):
         assert not set(fold.inner.series) & set(held)
         assert not set(fold.train.patients) & set(fold.inner.patients)
         assert len(fold.held_out.labels) == 18
-        assert fold.held_out.images.shape == fold.held_out_corrupted.shape == (18, 32, 32, 1)
+        assert fold.held_out.images.shape == fold.held_out_corrupted.shape == (18, 48, 48, 2)
         assert len(fold.sharpness) == 18
     patients = folds["patients"]
     assert len(patients.train.labels) == 24

@@ -14,6 +14,7 @@ from streamlit_app import film, viewer
 from tests.conftest import ROOT, SAMPLES, load_photograph, make_dicom, png, save_dicom, upload
 
 PHOTOGRAPH = load_photograph()
+SICK = np.asarray(Image.open(SAMPLES / "pneumonia_1.png").convert("L"))
 NORMAL = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
 
 
@@ -41,6 +42,16 @@ def test_samples(page, sample, verdict):
     text = " ".join(m.value for m in page.markdown)
     assert "threshold of 0.50" in text
     assert "warm runs" in text
+
+
+def test_the_uncertain_and_the_unfamiliar_sample_are_said_to_be_so(page):
+    page.button(key="uncertain").click().run()
+    assert "Uncertain" in page.subheader[0].value
+    assert any("not to be relied on" in m.value for m in page.markdown)
+    page.button(key="unfamiliar").click().run()
+    assert not page.exception
+    assert "Unfamiliar film" in page.subheader[0].value
+    assert any("Unlike the films that the model learned from" in w.value for w in page.warning)
 
 
 def test_upload_and_back_to_a_sample(page):
@@ -108,11 +119,42 @@ def test_a_photograph_is_refused_and_can_be_scored_anyway(page):
     upload(page, "photograph.png", png(PHOTOGRAPH))
     assert not page.exception
     assert page.subheader[0].value.startswith("Not scored")
-    assert any("above" in m.value and "it is refused" in m.value for m in page.markdown)
+    reasons = ("it is refused", "a first model has found none")
+    assert any(reason in m.value for m in page.markdown for reason in reasons)
     next(b for b in page.button if b.label == "Score it anyway").click().run()
     assert not page.exception
     assert page.subheader[0].value.startswith("Pneumonia")
     assert "Refused film, scored anyway" in page.subheader[0].value
+
+
+def test_an_image_without_lungs_is_refused_with_that_reason(page):
+    ramp = np.tile(np.arange(200, dtype=np.uint8)[:, np.newaxis], (1, 200))
+    upload(page, "ramp.png", png(ramp))
+    assert not page.exception
+    assert page.subheader[0].value == "Not scored: no lungs were found"
+    assert any("a first model has found none" in m.value for m in page.markdown)
+    next(b for b in page.button if b.label == "Score it anyway").click().run()
+    assert not page.exception
+    assert "Refused film, scored anyway" in page.subheader[0].value
+
+
+def test_a_rotated_film_and_lungs_that_are_cut_off_are_said_to_be_so(page):
+    upload(page, "turned.png", png(np.ascontiguousarray(np.rot90(NORMAL))))
+    assert not page.exception
+    assert any("seems to be rotated to the left" in i.value for i in page.info)
+    upload(page, "half.png", png(NORMAL[: len(NORMAL) // 2]))
+    assert not page.exception
+    assert any("The lungs reach the bottom" in i.value for i in page.info)
+    page.button(key="normal_1").click().run()
+    assert not page.info
+
+
+def test_the_evidence_has_a_resolution(page):
+    page.button(key="pneumonia_1").click().run()
+    x0, y0, x1, y1 = cxr.Classifier.load("int8").predict(SICK).lungs.box
+    height, width = SICK.shape
+    cell = f"{(x1 - x0) * width / 5:.0f} x {(y1 - y0) * height / 5:.0f} px"
+    assert any(f"A cell of the map covers {cell} of the film" in c.value for c in page.caption)
 
 
 def test_a_negative_can_be_inverted_and_back(page):

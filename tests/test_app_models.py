@@ -16,6 +16,7 @@ from streamlit_app.film import Source, decode
 from streamlit_app.report import make_report
 from tests.conftest import ROOT, SAMPLES, load_photograph, png, upload
 
+UNCERTAIN = np.asarray(Image.open(SAMPLES / "uncertain.png").convert("L"))
 NORMAL = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
 
 
@@ -113,13 +114,13 @@ def test_a_damaged_model_gets_a_page_and_no_other_answers(tmp_path, monkeypatch,
 @pytest.mark.parametrize("step", [-4e-4, 0, 4e-4])
 def test_no_probability_is_rounded_across_the_threshold(tmp_path, monkeypatch, step):
     """A threshold just above, at and just below the probability of a film."""
-    probability = cxr.Classifier.load("int8").predict(NORMAL).probability
+    probability = cxr.Classifier.load("int8").predict(UNCERTAIN).probability
     threshold = probability - step
     copy_models(tmp_path, threshold=threshold, uncertain=[threshold, threshold])
     monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
     st.cache_resource.clear()
     page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
-    page.button(key="normal_1").click().run()
+    page.button(key="uncertain").click().run()
     page.toggle(key="compare").set_value(True).run()
     st.cache_resource.clear()
     assert not page.exception
@@ -131,7 +132,7 @@ def test_no_probability_is_rounded_across_the_threshold(tmp_path, monkeypatch, s
     assert (shown == limit) == (step == 0)
     compared = float(page.sidebar.table[0].value.loc["probability", "int8"])
     assert step == 0 or (compared >= limit) == (shown >= limit)  # it has three decimals
-    shown_film = decode(Source("film", "1", (SAMPLES / "normal_1.png").read_bytes))
+    shown_film = decode(Source("film", "1", (SAMPLES / "uncertain.png").read_bytes))
     classifier = cxr.Classifier.load("int8")
     html = make_report(shown_film, classifier.predict(shown_film.pixels), classifier.card)
     told = float(re.search(r"probability (\d\.\d+)", html)[1])

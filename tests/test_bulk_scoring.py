@@ -19,7 +19,7 @@ from pyarrow import fs
 import cxr.cli
 from cxr.bulk.scoring import MAX_DEATHS, Scorer, digest
 from cxr.bulk.stores import SCHEMA
-from cxr.classifier import Classifier, find_model
+from cxr.classifier import ModelFiles, read_files
 from cxr.cli import main
 from cxr.rows import COLUMNS
 from tests.conftest import ROOT, SAMPLES, make_color_film, make_dicom, save_dicom, write_films
@@ -189,12 +189,12 @@ def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(films, start
 
 
 @pytest.fixture(scope="module")
-def model() -> tuple:
-    return find_model("int8").read_bytes(), Classifier.load("int8").card
+def model() -> ModelFiles:
+    return read_files("int8")
 
 
 def test_a_film_that_vanishes_gets_a_row(model, films, capfd):
-    row = Scorer(*model, None, str(films), attempts=None).score("gone.png")
+    row = Scorer(model, None, str(films), attempts=None).score("gone.png")
     assert main(["predict", str(films / "gone.png"), "--format", "json"]) == 1
     assert row["error"] == json.loads(capfd.readouterr().out)["error"]
     assert row["path"] == "gone.png"
@@ -203,7 +203,7 @@ def test_a_film_that_vanishes_gets_a_row(model, films, capfd):
 def test_a_store_is_read_as_a_folder_is(model, films):
     write_films(films, 1)
     (films / "LICENSE").write_text("no film " * 50)
-    scorer = Scorer(*model, fs.LocalFileSystem(), "file://", attempts=None)
+    scorer = Scorer(model, fs.LocalFileSystem(), "file://", attempts=None)
     name = f"file://{films}/"
     row = scorer.score(name + "film_00.png")
     assert tuple(row) == COLUMNS
@@ -216,7 +216,7 @@ def test_whatever_is_raised_on_the_way_to_a_film_is_its_row(model, films, monkey
     def fail(*_):
         raise RuntimeError("Doe^Jane")
 
-    scorer = Scorer(*model, None, str(films), attempts=None)
+    scorer = Scorer(model, None, str(films), attempts=None)
     monkeypatch.setattr(scorer, "_open", fail)
     row = scorer.score("film.png")
     assert tuple(row) == COLUMNS
@@ -225,7 +225,7 @@ def test_whatever_is_raised_on_the_way_to_a_film_is_its_row(model, films, monkey
 
 
 def test_the_digest_distinguishes_calibrations():
-    card = Classifier.load("int8").card
+    card = cxr.Classifier.load("int8").card
     assert digest(card) == digest(dataclasses.replace(card))
     assert digest(card) != digest(dataclasses.replace(card, threshold=0.6))
 

@@ -33,6 +33,11 @@ def test_json_is_one_object_a_line_and_nothing_else(folder, capfd):
     assert (normal["label"], pneumonia["label"]) == ("NORMAL", "PNEUMONIA")
     assert normal["probability"] < normal["threshold"] <= pneumonia["probability"]
     assert normal["latency_ms"] > 0
+    x0, y0, x1, y1 = normal["lung_box"]
+    assert 0 <= x0 < 0.3
+    assert 0.7 < x1 <= 1
+    assert 0 <= y0 < 0.3
+    assert 0.7 < y1 <= 1
     assert {normal["uncertain"], pneumonia["uncertain"]} <= {True, False}
     assert normal["viral_probability"] is None
     assert normal["novelty"] > 0

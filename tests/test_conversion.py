@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import training  # noqa: F401  before tensorflow
-from cxr import Classifier, preprocess
+from cxr import Classifier, Lungs, preprocess
+from cxr.classifier import spread_evidence
 from export.__main__ import main
 from export.convert import build_export_model, to_tflite
 from export.prune import measure_sparsity, prune
@@ -19,23 +20,31 @@ from export.validate import (
     check_loss,
     gate_cause,
 )
+from tests.conftest import draw_lungs
 from training.config import TrainConfig
 from training.flags import from_flat
 from training.model import build_model, grad_cam
-from training.sources import load_films
 from training.validation import load_validation
+from training.views import lung_box, view_films
 
 tf_keras = pytest.importorskip("tf_keras")
 
 
 def test_evidence_is_grad_cam_and_its_mean_is_the_logit(model, film):
-    images = np.stack([preprocess(film, 64), preprocess(255 - film, 64)]).astype(np.float32)
-    outputs = {k: v.numpy() for k, v in build_export_model(model)(images).items()}
+    """The mean over the lungs: in the network's own weights, and spread over the film by the runtime."""
+    mask = np.logical_or(*draw_lungs())
+    layers = np.stack([np.stack([image, 255 * mask], axis=-1) for image in (film, 255 - film)])
+    images = view_films(layers.astype(np.uint8), 64).astype(np.float32)
+    outputs = {k: v.numpy() for k, v in build_export_model(model)(images[..., :1]).items()}
     logits, causes = np.split(model.predict(images, verbose=0), 2, axis=1)
-    assert np.abs(outputs["cause"] - causes).max() < 1e-4 * np.abs(causes).max()
-    scale = np.abs(outputs["evidence"]).max()
-    assert np.abs(outputs["logit"] - logits).max() < 1e-4 * scale
-    assert np.abs(outputs["evidence"].mean((1, 2)) - logits).max() < 1e-4 * scale
+    scale = float(np.abs(outputs["evidence"]).max())
+    for cells, expected in ((outputs["evidence"], logits), (outputs["cause"], causes)):
+        weights = model.get_layer("lungs")(images[..., 1:]).numpy()
+        assert np.abs((cells * weights).sum((1, 2)) - expected).max() < 1e-4 * scale
+    lungs = Lungs(mask=mask.astype(np.float32), box=lung_box(mask), cut_off=(), quarter_turns=0)
+    evidence, weights = spread_evidence(outputs["evidence"][0, ..., 0], lungs)
+    assert np.sum(outputs["evidence"][0, ..., 0] * weights) == pytest.approx(evidence.mean(), rel=1e-5)
+    assert evidence.mean() == pytest.approx(logits[0, 0], abs=0.05 * scale)
     bias = model.get_layer("logit").get_weights()[1]
     cells = outputs["evidence"].shape[1] ** 2
     reference = grad_cam(model, images) * cells + bias
@@ -83,7 +92,7 @@ def test_a_worse_int8_model_is_refused_and_nothing_is_written(run, model, tmp_pa
     config = from_flat(TrainConfig, json.loads((folder / "config.json").read_text()))
     films = load_validation(config).films
     embed = tf_keras.Model(model.input, model.get_layer("pooled").output)
-    embeddings = embed.predict(films.images.astype(np.float32), verbose=0)
+    embeddings = embed.predict(view_films(films.images, 64).astype(np.float32), verbose=0)
     means = [embeddings[films.labels == label].mean(axis=0) for label in (0, 1)]
     kernel = (means[1] - means[0])[:, None] / np.linalg.norm(means[1] - means[0])
     good, bad = model_copy(model), model_copy(model)
@@ -127,12 +136,11 @@ def test_the_shipped_cards_pass_the_gate_of_the_cause():
     assert gate_cause(reports) == reports
 
 
-def test_pruning_leaves_the_model_that_it_is_given(model, tiny_data):
-    films = load_films(tiny_data, "train", 64)
+def test_pruning_leaves_the_model_that_it_is_given(model, tiny_films):
     config = TrainConfig(weights="none", image_size=64, film_size=64, batch_size=4, epochs=1)
     dense = model_copy(model)
     before, trainable = dense.get_weights(), [layer.trainable for layer in dense.layers]
-    pruned = prune(dense, config, films, 0.5, 1, 1e-3)
+    pruned = prune(dense, config, tiny_films, 0.5, 1, 1e-3)
     assert all(np.array_equal(a, b) for a, b in zip(dense.get_weights(), before, strict=True))
     assert [layer.trainable for layer in dense.layers] == trainable
     assert measure_sparsity(dense) == 0.0

@@ -1,5 +1,6 @@
 """The experiments on the shipped models: explanation, resolution and shortcuts."""
 
+import json
 import re
 
 import cv2
@@ -8,41 +9,39 @@ import pytest
 from scipy.stats import spearmanr
 
 import training  # noqa: F401  before tensorflow
-from cxr import Classifier, preprocess, read_image
-from experiments.explanation import (
-    DELETION_STEPS,
-    THORAX_BOX,
-    deletion_curve,
-    share_in_upper_corners,
-    shifted_evidence,
-    thorax_share,
-)
+from cxr import Classifier, LungFinder, preprocess, read_image
+from experiments.explanation import DELETION_STEPS, deletion_curve
+from experiments.finder import crop, rotate
 from experiments.shortcuts import FILM_PX, sharpness
+from experiments.whole_frame import WholeFrameModel, evaluate
 from tests.conftest import SAMPLES, read_table, run_module
-from training.names import list_labelled
+from training.alterations import alter_lungs, fill_gray
+from training.lungs import dice
+from training.masks import load_masked
+from training.names import LABELS, list_labelled
+
+tf = pytest.importorskip("tensorflow")
 
 
 def test_evidence_is_tested_by_one_command(labelled):
     result = run_module("experiments.explanation", "--data", labelled)
     assert result.returncode == 0, result.stderr[-2000:]
     assert float(re.search(r"completeness.* within (\S+) log-odds", result.stdout)[1]) < 1e-4
-    share = re.search(r"outside the thorax box.*?([\d.]+)%; the box leaves out ([\d.]+)%", result.stdout)
-    assert 0 < float(share[1]) < 100
-    top, bottom, left, right = THORAX_BOX
-    assert float(share[2]) == pytest.approx(100 * (1 - (bottom - top) * (right - left)), abs=0.1)
     assert "on 2 films with pneumonia that were found" in result.stdout
     areas = {
         name: [float(re.fullmatch(r"(\S+) \(\S+\)", cell)[1]) for cell in cells]
         for name, *cells in (row.values() for row in read_table(result.stdout))
     }
-    assert set(areas) == {"evidence", "evidence, four shifts", "centre first", "random cells"}
+    assert set(areas) == {
+        "evidence", "lungs, centre first", "lungs, random places", "film, random places"
+    }  # fmt: skip
     classifier = Classifier.load("int8")
-    films = [preprocess(read_image(labelled / "PNEUMONIA" / f"PNEUMONIA{i}_0.png"), 160) for i in (1, 2)]
+    films = [preprocess(read_image(labelled / "PNEUMONIA" / f"PNEUMONIA{i}_0.png"), 224) for i in (1, 2)]
     for column, insert in enumerate((False, True)):
-        curves = [
-            deletion_curve(classifier, f[..., 0], classifier.predict(f[..., 0]).evidence, insert)
-            for f in films
-        ]
+        curves = []
+        for film in films:
+            p = classifier.predict(film[..., 0])
+            curves.append(deletion_curve(classifier, film[..., 0], p.lungs, p.evidence, insert))
         assert areas["evidence"][column] == pytest.approx(np.mean(curves), abs=1e-3)
 
 
@@ -58,39 +57,58 @@ def test_large_films_score_like_their_small_copies(real_data):
     assert share >= 98.0
 
 
-def test_upper_corners_are_the_two_above():
-    maps = np.zeros((4, 3, 3), np.float32)
-    for i, cell in enumerate([(0, 0), (0, 2), (2, 0), (1, 1)]):
-        maps[i][cell] = 1.0
-    assert share_in_upper_corners(maps) == 0.5
-
-
-def test_thorax_share_is_by_area():
-    top, bottom, left, right = THORAX_BOX
-    area = (bottom - top) * (right - left)
-    even, corner, middle = np.ones((5, 5)), np.zeros((5, 5)), np.zeros((5, 5))
-    corner[0, 0] = middle[2, 2] = 3.0
-    shares = thorax_share(np.stack([even, corner, middle]))
-    assert shares == pytest.approx([area, (0.2 - top) * (0.2 - left) / 0.04, 1.0])
-
-
 def test_deletion_starts_from_the_film_and_insertion_ends_there():
     classifier = Classifier.load("int8")
     film = preprocess(read_image(SAMPLES / "pneumonia_1.png"), 160)[..., 0]
     prediction = classifier.predict(film)
-    deleted, inserted = (deletion_curve(classifier, film, prediction.evidence, i) for i in (False, True))
+    lungs, evidence = prediction.lungs, prediction.evidence
+    deleted, inserted = (deletion_curve(classifier, film, lungs, evidence, i) for i in (False, True))
     assert len(deleted) == len(inserted) == DELETION_STEPS + 1
     assert deleted[0] == inserted[-1] == prediction.probability
     assert deleted[-1] == inserted[0]
 
 
-def test_shifted_evidence_is_finer_and_agrees_with_the_map():
-    classifier = Classifier.load("float32")
-    film = preprocess(read_image(SAMPLES / "pneumonia_1.png"), 160)[..., 0]
-    fine = shifted_evidence(classifier, film)
-    assert fine.shape == (10, 10)
-    coarse = fine.reshape(5, 2, 5, 2).mean((1, 3))
-    assert np.corrcoef(coarse.ravel(), classifier.predict(film).evidence.ravel())[0, 1] > 0.8
+def test_the_finder_of_lungs_is_measured_on_altered_films(tiny_data):
+    result = run_module("experiments.finder", "--data", tiny_data)
+    assert result.returncode == 0, result.stderr[-2000:]
+    rows = read_table(result.stdout)
+    assert rows[0]["val, 12 films"] == "as they are"
+    assert len(rows) == 7
+    finder = LungFinder.load()
+    films = load_masked(tiny_data, "", "val", 224)
+    found = np.stack([finder.find(255 - layers[..., 0]).mask for layers in films.images])
+    (inverted,) = (row for row in rows if row["val, 12 films"] == "inverted")
+    expected = dice(found, films.images[..., 1:]).mean()
+    assert float(inverted["Dice"].split()[0]) == pytest.approx(expected, abs=1e-3)
+    turned = rotate(films.images[0], 20.0)
+    assert np.abs(turned[..., 1].astype(int) - films.images[0][..., 1]).mean() > 10
+    assert crop(films.images[0], 0.8).shape == (180, 180, 2)
+
+
+def test_a_model_of_the_whole_frame_is_measured_in_the_same_way(tiny_data, tmp_path):
+    """One that takes the brightness of each cell for evidence."""
+
+    class Brightness(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((1, 32, 32, 1), tf.uint8, name="image")])
+        def serve(self, image):
+            cells = tf.nn.avg_pool2d(tf.cast(image, tf.float32) / 25.0 - 5.0, 8, 8, "VALID")
+            return {"evidence": cells, "logit": tf.reduce_mean(cells, (1, 2))}
+
+    model = Brightness()
+    tf.saved_model.save(model, str(tmp_path / "saved"), signatures={"serving_default": model.serve})
+    converted = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved")).convert()
+    (tmp_path / "old.tflite").write_bytes(converted)
+    card = {"input_size": 32, "temperature": 1.0, "offset": 0.0, "threshold": 0.5, "labels": LABELS}
+    (tmp_path / "old.json").write_text(json.dumps(card))
+    text = evaluate(tmp_path / "old.tflite", tiny_data, "val")
+    assert text.startswith("old.tflite on 12 films of val")
+    rows = {row["films"]: row for row in read_table(text)}
+    assert set(rows) >= {"lungs gray", "background noisy", "transplanted"}
+    model = WholeFrameModel(tmp_path / "old.tflite")
+    films = load_masked(tiny_data, "", "val", 224)
+    logits = [model.predict(alter_lungs(x[..., 0], x[..., 1], fill_gray)).logit for x in films.images]
+    above = np.subtract.outer(*(np.array(logits)[films.labels == y] for y in (1, 0))) > 0
+    assert float(rows["lungs gray"]["auroc"].split()[0]) == pytest.approx(above.mean(), abs=0.02)
 
 
 def test_sharpness_grows_with_detail():

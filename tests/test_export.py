@@ -10,19 +10,20 @@ import pytest
 from PIL import Image
 
 import training  # noqa: F401  before tensorflow
-from cxr import Classifier, ModelCard, read_image
+from cxr import Classifier, LungFinder, ModelCard, read_image
+from cxr.lungs import SHIPPED
 from export.__main__ import ExportConfig, export
 from export.measure import measure_again
 from export.prune import is_pruned
 from export.quantize import choose_calibration_films
 from export.validate import (
     Report,
+    copy_finder,
     format_table,
     write_models,
 )
 from tests.conftest import draw_film, read_table
 from training.model import build_model
-from training.sources import load_films
 
 tf_keras = pytest.importorskip("tf_keras")
 
@@ -52,8 +53,13 @@ def exported(run, decoded, tmp_path_factory):
         patch.setattr("export.validate.MAX_AUROC_LOSS", 1.0)
         patch.setattr("training.sources.read_image", record)
         patch.setattr("training.metrics.BOOTSTRAP_RESAMPLES", 100)
-        reports = export(run, ExportConfig(sparsity=0.5, epochs=1), external=external)
-    write_models(out, reports, format_table(reports))
+        # nor does it follow lungs
+        patch.setattr("export.validate.MAX_ERASED_AUROC", 1.0)
+        patch.setattr("export.validate.MIN_TRANSPLANTED_AUROC", 0.0)
+        finder = LungFinder.load()
+        reports = export(run, ExportConfig(sparsity=0.5, epochs=1), finder, external=external)
+    write_models(out, reports, format_table(reports, finder))
+    copy_finder(SHIPPED, out)
     return out, reports
 
 
@@ -61,7 +67,11 @@ def test_export_writes_both_models_cards_and_the_table(exported):
     out, reports = exported
     assert {p.name for p in out.iterdir()} == {
         "README.md",
-        *(f"pneumonia_{v}.{kind}" for v in ("float32", "int8") for kind in ("tflite", "json")),
+        *(
+            f"{name}.{kind}"
+            for name in ("pneumonia_float32", "pneumonia_int8", "lungs_int8")
+            for kind in ("tflite", "json")
+        ),
     }
     readme = (out / "README.md").read_text()
     assert readme.startswith("# Models")
@@ -95,7 +105,7 @@ def test_exported_models_keep_the_contract(exported, film):
     for name in ("float32", "int8"):
         predictions[name] = Classifier.load(out / f"pneumonia_{name}.tflite").predict(film)
         evidence = predictions[name].evidence
-        assert evidence.shape == (2, 2)
+        assert evidence.shape == (80, 80)
         assert evidence.mean() == pytest.approx(predictions[name].logit, rel=1e-3, abs=1e-4)
     ratio = len(reports["int8"].model) / len(reports["float32"].model)
     assert 0.2 < ratio < 0.4
@@ -123,10 +133,9 @@ def test_a_model_card_without_markers_is_not_overwritten(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
 
 
-def test_calibration_films_are_of_both_classes_from_the_first_on(tiny_data):
-    train = load_films(tiny_data, "train", 64)
-    films = choose_calibration_films(train, count=16)
-    normal = {image.tobytes() for image in train.images[train.labels == 0]}
+def test_calibration_films_are_of_both_classes_from_the_first_on(tiny_films):
+    films = choose_calibration_films(tiny_films, count=16)
+    normal = {image.tobytes() for image in tiny_films.images[tiny_films.labels == 0]}
     assert 2 <= sum(film.tobytes() in normal for film in films[:8]) <= 6
 
 

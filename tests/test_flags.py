@@ -10,14 +10,15 @@ import training  # noqa: F401  before tensorflow
 from training.augmentation import Augmentation
 from training.config import TrainConfig
 from training.flags import add_flags, from_flat, to_flat
-from training.lungs import LungConfig
+from training.views import Surroundings
 
 COMMANDS = [
     "training.dataset", "training.train", "training.evaluate", "training.composites",
     "training.convert_torchvision", "training.lungs",
     "export.__main__", "export.lungs", "export.measure", "export.saved_model",
     "experiments.ablate", "experiments.backbones", "experiments.shortcuts", "experiments.explanation",
-    "experiments.resolution", "experiments.formats", "experiments.layers", "experiments.sparsity",
+    "experiments.finder", "experiments.whole_frame", "experiments.resolution",
+    "experiments.formats", "experiments.layers", "experiments.sparsity",
 ]  # fmt: skip
 
 
@@ -51,22 +52,27 @@ def test_every_flag_has_help(module, monkeypatch):
 
 
 def test_a_nested_default_of_the_config_wins_over_that_of_its_class():
+    @dataclasses.dataclass(frozen=True)
+    class Gentle:
+        augmentation: Augmentation = dataclasses.field(default=Augmentation(crop_area=0.9))
+
     parser = argparse.ArgumentParser()
-    add_flags(parser, LungConfig)
-    assert LungConfig().augmentation != Augmentation()
-    assert from_flat(LungConfig, vars(parser.parse_args([]))) == LungConfig()
+    add_flags(parser, Gentle)
+    assert Gentle().augmentation != Augmentation()
+    assert from_flat(Gentle, vars(parser.parse_args([]))) == Gentle()
 
 
 def test_flags_are_flat_and_augmentation_is_held():
     parser = argparse.ArgumentParser()
     add_flags(parser, TrainConfig)
-    options = vars(parser.parse_args(["--crop-area", "0.25", "--epochs", "3", "--no-freeze-norms"]))
+    options = vars(parser.parse_args(["--crop-area", "0.5", "--epochs", "3", "--no-freeze-norms"]))
     config = from_flat(TrainConfig, options)
-    assert config == TrainConfig(epochs=3, freeze_norms=False, augmentation=Augmentation(crop_area=0.25))
+    assert config == TrainConfig(epochs=3, freeze_norms=False, augmentation=Augmentation(crop_area=0.5))
     assert not isinstance(config, Augmentation)
     assert to_flat(config) == options
-    names = {field.name for kind in (TrainConfig, Augmentation) for field in dataclasses.fields(kind)}
-    assert set(options) == names - {"augmentation"}
+    kinds = (TrainConfig, Augmentation, Surroundings)
+    names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    assert set(options) == names - {"augmentation", "surroundings"}
 
 
 def test_fields_that_are_left_out_have_their_defaults():

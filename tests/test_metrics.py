@@ -103,6 +103,15 @@ def test_calibration_recovers_temperature_offset_and_ignores_prevalence():
     assert calibrate(np.array([0.0]), 2.0, 0.0)[0] == 0.5
 
 
+def test_without_an_offset_a_logit_of_zero_is_undecided():
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 3, 200_000)
+    labels = rng.random(200_000) < expit(logits / 2)
+    assert fit_calibration(logits, labels, has_offset=False) == (pytest.approx(2.0, rel=0.05), 0.0)
+    calibration = Calibration.fit(logits + 1.0, logits, labels)
+    assert calibrate(np.zeros(1), calibration.temperature, calibration.offset)[0] == 0.5
+
+
 def test_calibration_of_a_model_that_learned_nothing():
     logits = np.array([1e-7, 2e-7, 3e-7, 4e-7])
     temperature, offset = fit_calibration(logits, np.array([1, 1, 0, 0]))

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 import training  # noqa: F401  before tensorflow
-from training.model import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, build_model, set_trainable
+from training.model import (
+    BACKBONES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LungWeights,
+    WeightedPooling,
+    build_model,
+    set_trainable,
+)
 
 tf_keras = pytest.importorskip("tf_keras")
 
@@ -32,9 +40,10 @@ def test_gray_stem_agrees_with_the_three_channel_network(tmp_path):
 
 def test_normalization_is_inside_the_model():
     model = build_model(image_size=32)
-    normalize = tf_keras.Model(model.input, model.layers[2].output)
+    (layer,) = (x for x in model.layers if isinstance(x, tf_keras.layers.Normalization))
+    normalize = tf_keras.Model(model.input, layer.output)
     black, white = normalize.predict(
-        np.array([0, 255], np.float32).reshape(2, 1, 1, 1) * np.ones((1, 32, 32, 1), np.float32),
+        np.array([0, 255], np.float32).reshape(2, 1, 1, 1) * np.ones((1, 32, 32, 2), np.float32),
         verbose=0,
     )[:, 0, 0, 0]
     assert black == pytest.approx(-GRAY_MEAN / GRAY_STD, rel=1e-3)
@@ -63,8 +72,8 @@ def test_stages_train_what_they_should():
 def test_every_backbone_keeps_the_contract_of_shapes(backbone):
     model = build_model(backbone, image_size=64)
     assert model.output_shape == (None, 2)
-    assert model.get_layer("pooled").input.shape[1:3] == (2, 2)
-    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 1)).astype(np.float32)
+    assert model.get_layer("pooled").input[0].shape[1:3] == (2, 2)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 2)).astype(np.float32)
     assert np.isfinite(model.predict(images, verbose=0)).all()
 
 
@@ -77,9 +86,24 @@ def test_weights_of_other_backbones_see_a_gray_film_as_a_color_one(backbone, tmp
     model = build_model(backbone, 64, str(tmp_path / "weights.h5"), padding="keras")
     film = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 1)).astype(np.float32)
     expected = source.predict(((film / 255 - kind.mean) / kind.std).astype(np.float32), verbose=0)
-    features = tf_keras.Model(model.input, model.get_layer("pooled").input)
-    received = features.predict(film, verbose=0)
+    features = tf_keras.Model(model.input, model.get_layer("pooled").input[0])
+    received = features.predict(np.concatenate([film, film], axis=-1), verbose=0)
     assert np.abs(expected - received).max() < 0.02 * np.abs(expected).max()
+
+
+def test_pooling_weighs_the_lungs():
+    """Features that are 1 in the left half: their mean is the share of the lungs on that side."""
+    weigh, pool = LungWeights(5), WeightedPooling()
+    mask = np.zeros((3, 160, 160, 1), np.float32)
+    mask[0, 40:120, 8:40] = 255  # left alone
+    mask[1, 40:120, 8:24] = mask[1, 40:120, 136:152] = 255  # both sides alike
+    features = np.zeros((3, 5, 5, 2), np.float32)
+    features[:, :, :2, 0], features[..., 1] = 1, 7
+    weights = weigh(mask)
+    assert weights.numpy().sum((1, 2, 3)) == pytest.approx(1, rel=1e-5)
+    left, constant = pool([features, weights]).numpy().T
+    assert left == pytest.approx([1, 0.5, 0.4], abs=0.02)  # without lungs all cells count
+    assert constant == pytest.approx(7, rel=1e-5)
 
 
 def test_the_small_network_has_no_weights_to_load():
@@ -113,7 +137,7 @@ def test_padding_goes_where_the_weights_were_trained_with_it():
             center += stride * (kernel // 2 - pad.padding[0][0])
             stride *= 2
         shifts[padding] = center
-        assert model.get_layer("pooled").input.shape[1:3] == (5, 5)
+        assert model.get_layer("pooled").input[0].shape[1:3] == (5, 5)
     assert shifts == {"torchvision": 0, "keras": 31}
 
 

@@ -11,27 +11,32 @@ from training.averaging import WeightAverage, write_weights
 from training.batches import training_batches
 from training.learning_rate import find_learning_rate
 from training.optimization import compile_model, loss_of_both
-from training.sources import load_split
 
 tf = pytest.importorskip("tensorflow")
 tf_keras = pytest.importorskip("tf_keras")
 
 
-def test_batches_are_balanced_and_differ_by_epoch(config):
-    films = load_split(config.data, "train", config.film_size)
+@pytest.fixture
+def films(tiny_films):
+    return tiny_films.to_dataset()
+
+
+def test_batches_are_balanced_and_differ_by_epoch(config, films):
     first, again, second = (
-        list(training_batches(films, config, epoch).take(30).as_numpy_iterator()) for epoch in (0, 0, 1)
+        list(training_batches(films, config, epoch).take(60).as_numpy_iterator()) for epoch in (0, 0, 1)
     )
     images, labels = first[0]
-    assert images.shape == (4, 32, 32, 1)
+    assert images.shape == (4, 32, 32, 2)
     assert labels.shape == (4, 2)
-    assert np.mean([labels[:, 0].mean() for _, labels in first]) == pytest.approx(0.5, abs=0.15)
+    targets = np.concatenate([labels for _, labels in first])
+    undecided = (targets == (0.5, 0.25)).all(axis=1)
+    assert undecided.mean() == pytest.approx(config.surroundings.erased_share, abs=0.1)
+    assert targets[~undecided, 0].mean() == pytest.approx(0.5, abs=0.15)
     assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(first, again, strict=True))
     assert not np.array_equal(first[0][0], second[0][0])
 
 
-def test_mixup_mixes_images_and_targets_together(config):
-    films = load_split(config.data, "train", config.film_size)
+def test_mixup_mixes_images_and_targets_together(config, films):
     mixed = dataclasses.replace(config, mixup=0.4)
     batches = list(training_batches(films, mixed, 0).take(20).as_numpy_iterator())
     targets = np.concatenate([t for _, t in batches])

@@ -18,14 +18,13 @@ from experiments.study import load_study
 from export.prune import prune
 from tests.conftest import ROOT, read_table
 from training.config import TrainConfig
-from training.sources import load_films
+from training.views import view_films
 
 tf_keras = pytest.importorskip("tf_keras")
 
 
-def test_rounding_in_training_follows_the_ranges(model, tiny_data):
-    films = load_films(tiny_data, "train", 64)
-    ranges = measure_activation_ranges(model, films.images[:4])
+def test_rounding_in_training_follows_the_ranges(model, tiny_films):
+    ranges = measure_activation_ranges(model, view_films(tiny_films.images[:4], 64))
     assert len(ranges) == 42  # 33 swishes outside of squeeze-excite, 9 additions
     low, high = ranges["block3b_add"][-1]
     rounding = fake_quantize(model.get_layer("block3b_add"), ranges)
@@ -36,7 +35,7 @@ def test_rounding_in_training_follows_the_ranges(model, tiny_data):
     assert fake_quantize(model.get_layer("stem_conv"), ranges) is None
     config = TrainConfig(weights="none", image_size=64, film_size=64, batch_size=4, epochs=1)
     rounding = functools.partial(fake_quantize, ranges=ranges)
-    learned = prune(model, config, films, 0.0, 1, 1e-3, rounding)
+    learned = prune(model, config, tiny_films, 0.0, 1, 1e-3, rounding)
     assert [type(layer) for layer in learned.layers] == [type(layer) for layer in model.layers]
     assert not np.array_equal(learned.get_weights()[-2], model.get_weights()[-2])
 
@@ -66,8 +65,8 @@ def test_formats_are_compared_with_float32(small_study):
     sizes = {name: float(row["size, MB"]) for name, row in table.items()}
     assert sizes["float16 weights"] < 0.6 * sizes["float32"]
     assert sizes["weight-only int8"] < 0.35 * sizes["float32"]
-    agreement = {name: row["labels as float32"] for name, row in table.items()}
-    assert agreement["float32"] == agreement["float16 weights"] == "100.0%"
+    assert table["float32"]["labels as float32"] == "100.0%"
+    assert float(table["float16 weights"]["map correlation"]) > 0.99
     assert sum("least squared error" in name for name in table) == 2
 
 

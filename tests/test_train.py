@@ -48,11 +48,13 @@ def flags(config: TrainConfig) -> list[str]:
 def test_corrupted_images_are_the_same_patients_changed(config):
     validation = load_validation(config)
     images = validation.films.images
-    assert images.shape == validation.corrupted.shape
-    assert images.dtype == validation.corrupted.dtype == np.uint8
-    changes = np.abs(images.astype(int) - validation.corrupted).mean(axis=(1, 2, 3))
-    assert changes.min() > 1
-    assert np.array_equal(load_validation(config).corrupted, validation.corrupted)
+    again = load_validation(config)
+    for name in ("corrupted", "transplanted"):
+        altered = getattr(validation, name)
+        assert images.shape == altered.shape
+        assert images.dtype == altered.dtype == np.uint8
+        assert np.abs(images.astype(int) - altered).mean(axis=(1, 2, 3)).min() > 1
+        assert np.array_equal(getattr(again, name), altered)
 
 
 def test_a_run_leaves_everything(config, tmp_path):

@@ -31,7 +31,9 @@ class Augmentation:
 
     # images are whole in use, so whole images must not be rare in training
     whole_frame_share: float = setting(0.3, "share of images that are not cropped")
-    crop_area: float = setting(0.1, "smallest share of the frame that a crop keeps")
+    crop_area: float = setting(
+        0.25, "smallest share that a crop keeps: of the frame, or of the lungs' box"
+    )
     rotation_deg: float = setting(10.0, "largest rotation in either direction, degrees")
     style: float = setting(
         1.0, "strength of blur, sharpening, gamma, contrast and brightness; 0 for none"
@@ -46,20 +48,22 @@ class Augmentation:
 
 
 def augment(film: tf.Tensor, image_size: int, seed: tf.Tensor, settings: Augmentation) -> tf.Tensor:
-    """Turn one image into one augmented network input. The same seed gives the same result.
+    """Change one image, and move what is stacked upon it in the same way. The same seed gives the same
+    result.
 
     Args:
-        film: uint8 (F, F, 1).
+        film: uint8 (F, F, C), an image and perhaps its mask.
         image_size: side of the result, px.
         seed: int32 (2,).
         settings: which changes are drawn, and how strong they are.
 
     Returns:
-        float32 (image_size, image_size, 1), 0..255.
+        float32 (image_size, image_size, C), 0..255.
     """
     seeds = tf.random.split(seed, 7)
-    image = move(tf.cast(film, tf.float32) / 255.0, image_size, seeds[:2], settings)
-    return restyle(image, seeds[2:], settings) * 255.0
+    layers = move(tf.cast(film, tf.float32) / 255.0, image_size, seeds[:2], settings)
+    image = restyle(layers[..., :1], seeds[2:], settings)
+    return tf.concat([image, layers[..., 1:]], axis=-1) * 255.0
 
 
 def move(layers: tf.Tensor, image_size: int, seeds: tf.Tensor, settings: Augmentation) -> tf.Tensor:
@@ -74,7 +78,7 @@ def move(layers: tf.Tensor, image_size: int, seeds: tf.Tensor, settings: Augment
     Returns:
         float32 (image_size, image_size, C).
     """
-    layers = _rotate_and_flip(layers, seeds[0], settings.rotation_deg)
+    layers = rotate_and_flip(layers, seeds[0], settings.rotation_deg)
     return _crop_and_resize(layers, image_size, seeds[1], settings)
 
 
@@ -110,7 +114,8 @@ def _on_share(
     return tf.cond(draw < share, lambda: change(image, seeds[0]), lambda: image)
 
 
-def _rotate_and_flip(image: tf.Tensor, seed: tf.Tensor, rotation_deg: float) -> tf.Tensor:
+def rotate_and_flip(image: tf.Tensor, seed: tf.Tensor, rotation_deg: float) -> tf.Tensor:
+    """Rotate float32 (F, F, C) by up to ``rotation_deg`` in either direction, and mirror half of them."""
     turn, flip = _uniform(seed, 2, -1.0, 1.0)
     angle = turn * rotation_deg * math.pi / 180.0
     mirror = tf.where(flip < 0.0, -1.0, 1.0)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from training.augmentation import augment
 from training.config import TrainConfig
+from training.views import augment_view
+
+OTHERS = 500  # is added to the seed that draws the images whose frames are used
+UNDECIDED = (0.5, 0.25)  # the targets of an image whose lungs were erased
 
 
 def count_steps(films: tf.data.Dataset, config: TrainConfig) -> int:
@@ -17,25 +20,41 @@ def count_steps(films: tf.data.Dataset, config: TrainConfig) -> int:
 def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) -> tf.data.Dataset:
     """Endless augmented batches with half of each class on average. Every epoch has its own seed.
 
+    Args:
+        films: rows of ``load_split`` with masks, ``image`` uint8 (F, F, 2).
+        config: the run.
+        epoch: number of the epoch.
+
     Returns:
-        A dataset of images float32 (B, S, S, 1) and targets float32 (B, 2): pneumonia, and viral
-        pneumonia.
+        A dataset of views float32 (B, S, S, 2), image and mask of 0..255, and targets float32 (B, 2):
+        pneumonia, and viral pneumonia.
     """
     seed = config.seed * 1000 + epoch
 
-    def of_class(label: float) -> tf.data.Dataset:
-        members = films.filter(lambda row: row["label"] == label)
-        return members.shuffle(4096, seed=seed).repeat()
+    def draw(offset: int) -> tf.data.Dataset:
+        classes = [
+            films.filter(lambda row, label=label: row["label"] == label)
+            .shuffle(4096, seed=seed + offset)
+            .repeat()
+            for label in (0.0, 1.0)
+        ]
+        return tf.data.Dataset.sample_from_datasets(classes, weights=[0.5, 0.5], seed=seed + offset)
 
-    def to_example(index: tf.Tensor, row: dict) -> tuple[tf.Tensor, tf.Tensor]:
-        drawn = tf.stack([tf.cast(index, tf.int32), seed])
-        image = augment(row["image"], config.image_size, drawn, config.augmentation)
-        return image, tf.stack([row["label"], row["viral"]])
+    def to_example(index: tf.Tensor, pair: tuple[dict, dict]) -> tuple[tf.Tensor, tf.Tensor]:
+        row, other = pair
+        view, is_erased = augment_view(
+            row["image"],
+            other["image"],
+            config.image_size,
+            tf.stack([tf.cast(index, tf.int32), seed]),
+            config.augmentation,
+            config.surroundings,
+        )
+        targets = tf.stack([row["label"], row["viral"]])
+        return view, tf.where(is_erased, tf.constant(UNDECIDED), targets)
 
-    balanced = tf.data.Dataset.sample_from_datasets(
-        [of_class(0.0), of_class(1.0)], weights=[0.5, 0.5], seed=seed
-    )
-    examples = balanced.enumerate().map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
+    pairs = tf.data.Dataset.zip((draw(0), draw(OTHERS))).enumerate()
+    examples = pairs.map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
     batches = examples.batch(config.batch_size, drop_remainder=True)
     if config.mixup:
         share = np.random.default_rng(seed).beta(config.mixup, config.mixup, 4096).astype(np.float32)

@@ -1,4 +1,4 @@
-"""From logits to probabilities: Platt scaling, and the band of uncertain probabilities."""
+"""From logits to probabilities by temperature or Platt scaling, and the band of uncertain ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ MISSED_SHARE = 0.02  # of each class may lie outside the uncertain band on the w
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """The map from logits to probabilities, and the band of uncertain probabilities."""
+    """The map from logits to probabilities, and the band of uncertain probabilities.
+
+    There is no offset: the network is trained with both classes equally frequent, and a target of one
+    half for images without lungs, so that a logit of 0 is undecided. An offset would decide those.
+    """
 
     temperature: float
     offset: float
@@ -33,7 +37,7 @@ class Calibration:
             corrupted: (N,) of the same images with corruption.
             labels: (N,) of 0 and 1, both present.
         """
-        temperature, offset = fit_calibration(logits, labels)
+        temperature, offset = fit_calibration(logits, labels, has_offset=False)
         both = calibrate(np.concatenate([logits, corrupted]), temperature, offset)
         return cls(temperature, offset, find_uncertain_band(np.tile(labels, 2), both))
 
@@ -54,26 +58,28 @@ class Calibration:
         return points
 
 
-def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Platt scaling with both classes given equal weight: p = sigmoid(logit / temperature + offset).
+def fit_calibration(
+    logits: np.ndarray, labels: np.ndarray, has_offset: bool = True
+) -> tuple[float, float]:
+    """Platt scaling with both classes given equal weight: p = sigmoid(logit / temperature + offset); or
+    temperature scaling (Guo et al. 2017), which has no offset.
 
-    The probability is therefore that of a group in which half of the films show pneumonia, and 0.5
-    is the point where sensitivity + specificity is largest under the fitted model (Youden), a
-    smoother choice than the empirical maximum where validation is nearly separable.
+    The probability is therefore that of a group in which both classes are equally frequent.
 
     Args:
         logits: (N,).
         labels: (N,) of 0 and 1, both present.
+        has_offset: whether an offset is fitted; it is 0 otherwise.
 
     Returns:
         temperature (> 0) and offset (log-odds). Logits that fall with the label, of a model that has
         learned nothing, get a temperature so high that the probability is nearly constant.
     """
     scale = max(float(np.std(logits)), 1e-12)
-    model = LogisticRegression(C=1e4, class_weight="balanced")
+    model = LogisticRegression(C=1e4, class_weight="balanced", fit_intercept=has_offset)
     model.fit(logits.reshape(-1, 1) / scale, labels > 0.5)
     slope = max(float(model.coef_[0, 0]), 1e-3)
-    return scale / slope, float(model.intercept_[0])
+    return scale / slope, float(np.squeeze(model.intercept_))
 
 
 def find_uncertain_band(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import dataclasses
 
 from training.augmentation import Augmentation
 from training.flags import setting
+from training.views import Surroundings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,6 +15,7 @@ class TrainConfig:
 
     name: str = setting("b0", "the output goes to runs/NAME")
     data: str = setting("data/chest_xray", "the data set: images, or records of training.dataset")
+    masks: str = setting("", "the lung masks; lung_masks beside the data set unless given")
     weights: str = setting(
         "efficientnetb0_imagenet_notop.h5", "initial weights: FILE.h5, imagenet (downloaded) or none"
     )
@@ -26,7 +28,7 @@ class TrainConfig:
     film_size: int = setting(224, "side of the image that augmentation crops from, px")
     batch_size: int = setting(32, "images in a batch")
     head_epochs: int = setting(1, "epochs of the first stage, which trains the heads alone")
-    epochs: int = setting(10, "epochs of the second stage, which trains all weights")
+    epochs: int = setting(8, "epochs of the second stage, which trains all weights")
     head_learning_rate: float = setting(1e-3, "peak learning rate of the first stage")
     # 1e-3 is unstable with frozen BatchNorm
     learning_rate: float = setting(5e-4, "peak learning rate of the second stage")
@@ -45,3 +47,4 @@ class TrainConfig:
     patience: int = setting(4, "epochs without a better validation score before a stage stops")
     seed: int = setting(0, "seed of the initial weights, the batches and the augmentation")
     augmentation: Augmentation = dataclasses.field(default=Augmentation())
+    surroundings: Surroundings = dataclasses.field(default=Surroundings())

@@ -5,6 +5,7 @@ Commands::
     python -m training.dataset download --out data
     python -m training.dataset describe --data data/chest_xray --out runs/describe
     python -m training.dataset prepare --data data/chest_xray --out data/records
+    python -m training.dataset lungs --annotations all-images-coco.zip --data data/chest_xray
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from training.coco import draw_masks
+from training.masks import masks_beside
 from training.names import SPLITS, ImageName, list_films
 from training.plots import new_figure, save_figure
 
@@ -117,12 +120,24 @@ def main() -> None:
         if name != "download":
             command.add_argument("--data", type=Path, required=True, help="the data set as images")
         command.add_argument("--out", type=Path, required=True, help=f"a folder, {out_text}")
+    lungs = commands.add_parser("lungs", help="draw the lung masks of V7's public annotations")
+    lungs.add_argument(
+        "--annotations",
+        type=Path,
+        required=True,
+        help="all-images-coco.zip of github.com/v7labs/covid-19-xray-dataset, or the .json in it",
+    )
+    lungs.add_argument("--data", type=Path, required=True, help="the data set as images")
+    lungs.add_argument("--out", type=Path, help="for the masks; lung_masks beside the data unless given")
     args = parser.parse_args()
     try:
         if args.command == "download":
             print(download(args.out))
         elif args.command == "describe":
             print(describe(args.data, args.out))
+        elif args.command == "lungs":
+            out = args.out or masks_beside(args.data)
+            print(f"{draw_masks(args.annotations, args.data, out)} masks in {out}")
         else:
             counts = write_shards(args.data, args.out)
             print(", ".join(f"{split} {count} films" for split, count in counts.items()))

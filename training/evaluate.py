@@ -4,11 +4,12 @@ Commands::
 
     python -m training.evaluate run runs/NAME --data data/chest_xray
     python -m training.evaluate model --data data/nih_adults
+    python -m training.evaluate lungs --data data/chest_xray
 
-Both measure the validation patients unless ``--split`` says otherwise: the official test split is for the
+All measure the validation patients unless ``--split`` says otherwise: the official test split is for the
 last report, not for choices. ``run`` measures a trained run. ``model`` measures a shipped model through
 the runtime that users have, on a split or on any folder of labelled images, with subgroups, cause and
-calibration.
+calibration. ``lungs`` measures whether a shipped model follows the lungs or what lies around them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ import pandas as pd
 
 from cxr import Classifier, Prediction, read_image
 from training.calibration import THRESHOLD, Calibration, calibrate
+from training.config import TrainConfig
+from training.lung_tests import format_lungs, measure_lungs
+from training.masks import load_masked
 from training.metrics import (
     auroc_with_interval,
     compute_metrics,
@@ -32,7 +36,6 @@ from training.metrics import (
 from training.model import load_run
 from training.names import LABELS, SERIES, SPLITS, list_labelled, parse_path
 from training.plots import plot_confusion, plot_reliability, plot_roc
-from training.sources import load_films
 from training.validation import predict_logits
 
 
@@ -47,7 +50,7 @@ def evaluate_run(run: Path, data: Path, split: str) -> str:
     config, model = load_run(run)
     saved = json.loads((run / "metrics.json").read_text())["calibration"]
     calibration = Calibration(**saved)
-    films = load_films(data, split, config.image_size)
+    films = load_masked(data, config.masks, split, config.film_size)
     logits = predict_logits(model, films.images)[:, 0]
     probabilities = calibrate(logits, calibration.temperature, calibration.offset)
     plot_roc(films.labels, probabilities, run / f"roc_{split}.png", f"ROC, {split}")
@@ -102,6 +105,23 @@ def evaluate_model(name: str, folder: Path, split: str, plots: Path | None) -> s
     return "\n\n".join(parts)
 
 
+def evaluate_lungs(name: str, data: Path, masks: str, split: str) -> str:
+    """Measure whether a shipped model follows the lungs, as text.
+
+    Args:
+        name: as ``Classifier.load`` takes it.
+        data, masks, split: as ``load_masked`` takes them.
+
+    Raises:
+        ValueError: if the model, the data or the masks cannot be used.
+    """
+    classifier = Classifier.load(name)
+    size = TrainConfig().film_size
+    films, train = (load_masked(data, masks, part, size) for part in (split, "train"))
+    figures = format_lungs(measure_lungs(classifier, films, train))
+    return f"{classifier.card.name} on {len(films.paths)} films of {split}\n\n{figures}"
+
+
 def _format_series(series: np.ndarray, predictions: list[Prediction]) -> str:
     """A markdown table of each series: images, correct verdicts and images in the uncertain band."""
     positive = np.array([p.label == "PNEUMONIA" for p in predictions])
@@ -152,9 +172,13 @@ def main() -> None:
     run.set_defaults(act=lambda a: evaluate_run(a.run, a.data, a.split))
     model = commands.add_parser("model", help="a shipped model, on a split or on any labelled folder")
     model.set_defaults(act=lambda a: evaluate_model(a.model, a.data, a.split, a.plots))
-    model.add_argument("--model", default="int8", help="int8, float32 or FILE.tflite")
+    lungs = commands.add_parser("lungs", help="a shipped model, on films with altered lungs or frames")
+    lungs.set_defaults(act=lambda a: evaluate_lungs(a.model, a.data, a.masks, a.split))
+    lungs.add_argument("--masks", default="", help="lung_masks beside the data set unless given")
+    for command in (model, lungs):
+        command.add_argument("--model", default="int8", help="int8, float32 or FILE.tflite")
     model.add_argument("--plots", type=Path, help="folder for the reliability diagram")
-    for command in (run, model):
+    for command in (run, model, lungs):
         command.add_argument("--data", type=Path, required=True, help="the data set, or labelled images")
         command.add_argument("--split", choices=SPLITS, default="val", help="val unless given")
     args = parser.parse_args()

@@ -9,10 +9,10 @@ import tf_keras
 
 from training.batches import training_batches
 from training.config import TrainConfig
+from training.masks import load_masked
 from training.model import build_from, set_trainable
 from training.optimization import build_loss
 from training.plots import plot_learning_rates
-from training.sources import load_split
 
 LOWEST, HIGHEST = 1e-6, 1e-1
 STEPS = 80
@@ -32,7 +32,7 @@ def find_learning_rate(config: TrainConfig, run: Path) -> str:
         ValueError: if the data or weights cannot be used.
     """
     tf_keras.utils.set_random_seed(config.seed)
-    films = load_split(config.data, "train", config.film_size)
+    films = load_masked(config.data, config.masks, "train", config.film_size).to_dataset()
     model = build_from(config, config.weights)
     set_trainable(model, True, config.freeze_until, config.freeze_norms)
     optimizer = tf_keras.optimizers.AdamW(LOWEST, weight_decay=config.weight_decay)

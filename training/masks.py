@@ -12,9 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cxr.imaging import preprocess
+from cxr.lungs import LungFinder, upsample
 from training.sources import LabelledImages, load_films
 
-MISSING = "accepted is a folder with one PNG for each image, such as train/NORMAL/IM-0115-0001.png"
+MISSING = (
+    "accepted is a folder with one PNG for each image, such as train/NORMAL/IM-0115-0001.png, which "
+    "`python -m training.dataset lungs` makes from V7's public annotations"
+)
 
 
 def masks_beside(data: str | Path) -> Path:
@@ -43,6 +48,12 @@ def load_masks(masks: str | Path, paths: list[str], size: int) -> np.ndarray:
             resized = image.convert("L").resize((size, size), Image.Resampling.BILINEAR)
         loaded[i, ..., 0] = np.asarray(resized)
     return loaded
+
+
+def find_layers(finder: LungFinder, pixels: np.ndarray, size: int) -> np.ndarray:
+    """An image, uint8 (H, W), with the mask that a model finds, as uint8 (size, size, 2)."""
+    mask = np.rint(255.0 * upsample(finder.find(pixels).mask, (size, size))).astype(np.uint8)
+    return np.concatenate([preprocess(pixels, size), mask[..., np.newaxis]], axis=-1)
 
 
 def with_masks(films: LabelledImages, masks: str | Path) -> LabelledImages:

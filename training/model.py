@@ -1,4 +1,4 @@
-"""The network: a backbone on one gray channel, global average pooling, dropout, two logits."""
+"""The network: a backbone on one gray channel, pooling over the lungs, dropout, two logits."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
+from cxr.lungs import interpolation_matrix
 from training.config import TrainConfig
 from training.flags import from_flat
 
@@ -42,12 +43,12 @@ def _build_small_cnn(weights: str | None, include_top: bool, **options: Any) -> 
         raise ValueError(f"received weights {weights!r} for small_cnn; accepted is none")
     image = options.get("input_tensor")
     features = layers.Input(options["input_shape"]) if image is None else image
-    image = features
+    (source,) = tf_keras.utils.get_source_inputs(features)
     for i, channels in enumerate((16, 32, 64, 128, 256)):
         features = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"conv{i}")(features)
         features = layers.BatchNormalization(name=f"bn{i}")(features)
         features = layers.MaxPooling2D(name=f"pool{i}")(layers.ReLU(name=f"relu{i}")(features))
-    return tf_keras.Model(image, features)
+    return tf_keras.Model(source, features)
 
 
 _HALF, _APPLICATIONS = np.full(3, 0.5), tf_keras.applications
@@ -59,10 +60,63 @@ BACKBONES = {
     "resnet50_v2": Backbone(_APPLICATIONS.ResNet50V2, _HALF, _HALF),
     "small_cnn": Backbone(_build_small_cnn, _HALF, _HALF),
 }
+IMAGE_LAYER = "image"
 PADDINGS = ("torchvision", "keras")
+STRIDE = 32  # px of the image along the side of a cell of the features
+MASK_CELLS = 8  # along the side of a cell of the features
 POOLED_LAYER = "pooled"
 LOGIT_LAYER = "logit"  # log-odds of pneumonia
 CAUSE_LAYER = "cause"  # log-odds of a virus, given pneumonia
+
+
+class TakeChannel(layers.Layer):
+    """One channel of (B, H, W, C), as (B, H, W, 1)."""
+
+    def __init__(self, channel: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.channel = channel
+
+    def call(self, view: tf.Tensor) -> tf.Tensor:
+        """Take the channel."""
+        return view[..., self.channel : self.channel + 1]
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of ``from_config``."""
+        return super().get_config() | {"channel": self.channel}
+
+
+class LungWeights(layers.Layer):
+    """The weight of each cell of the features, (B, cells, cells, 1) of sum 1, from masks (B, S, S, 1).
+
+    With these weights, the weighted mean of the cells is the mean of their bilinear interpolation over
+    the lungs, as in ``cxr.classifier``. Without any lung, all cells have the same weight.
+    """
+
+    def __init__(self, cells: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.cells = cells
+
+    def call(self, mask: tf.Tensor) -> tf.Tensor:
+        """Weigh the cells."""
+        side = MASK_CELLS * self.cells
+        small = tf.image.resize(mask, (side, side), method="area")[..., 0]
+        places = (np.arange(side) + 0.5) / side
+        spread = tf.constant(interpolation_matrix(places, self.cells), tf.float32)
+        weights = tf.einsum("bij,ik,jl->bkl", small, spread, spread) + 1e-3
+        return (weights / tf.reduce_sum(weights, (1, 2), keepdims=True))[..., tf.newaxis]
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of ``from_config``."""
+        return super().get_config() | {"cells": self.cells}
+
+
+class WeightedPooling(layers.Layer):
+    """Weighted mean (B, C) of features (B, h, w, C), with weights (B, h, w, 1) of sum 1."""
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """Pool."""
+        features, weights = inputs
+        return tf.reduce_sum(features * weights, (1, 2))
 
 
 def build_model(
@@ -90,8 +144,9 @@ def build_model(
             map is drawn one cell too far to the left and above.
 
     Returns:
-        A flat Keras model from float32 (B, image_size, image_size, 1), 0..255, to float32 (B, 2): the
-        log-odds of pneumonia, and of a virus given pneumonia.
+        A flat Keras model from views float32 (B, image_size, image_size, 2), an image and the mask of its
+        lungs, 0..255, to float32 (B, 2): the log-odds of pneumonia, and of a virus given pneumonia. The
+        mask only weighs the cells of the last features.
 
     Raises:
         ValueError: if the backbone or the padding is unknown, if the input size is no multiple of 32, or
@@ -99,7 +154,7 @@ def build_model(
     """
     if backbone not in BACKBONES:
         raise ValueError(f"received the backbone {backbone!r}; accepted are {', '.join(BACKBONES)}")
-    if image_size % 32:
+    if image_size % STRIDE:
         raise ValueError(f"received image_size {image_size}; accepted are multiples of 32")
     if padding not in PADDINGS:
         raise ValueError(f"received the padding {padding!r}; accepted are {', '.join(PADDINGS)}")
@@ -107,13 +162,13 @@ def build_model(
         raise ValueError(f"received weights 'imagenet' with padding {padding!r}; accepted is 'keras'")
     kind = BACKBONES[backbone]
     options: dict[str, Any] = {"include_top": False}
-    image = layers.Input((image_size, image_size, 1), name="image")
-    if kind.normalizes:
-        base = kind.build(weights=None, input_shape=image.shape[1:], **options)
-    else:
+    view = layers.Input((image_size, image_size, 2), name="view")
+    image = TakeChannel(0, name=IMAGE_LAYER)(view)
+    tensor = image
+    if not kind.normalizes:
         mean, std = kind.mean.mean(), kind.std.mean()
-        normalized = layers.Rescaling(1.0 / (255.0 * std), -mean / std)(image)
-        base = kind.build(weights=None, input_tensor=normalized, input_shape=image.shape[1:], **options)
+        tensor = layers.Rescaling(1.0 / (255.0 * std), -mean / std)(image)
+    base = kind.build(weights=None, input_tensor=tensor, input_shape=image.shape[1:], **options)
     if padding == "torchvision":
         base = tf_keras.models.clone_model(base, clone_function=pad_both_sides)
     if weights != "none":
@@ -121,7 +176,10 @@ def build_model(
         _copy_to_gray(source, base, kind)
     if kind.normalizes:
         _set_normalization(base, kind.mean.mean(), kind.std.mean())
-    pooled = layers.GlobalAveragePooling2D(name=POOLED_LAYER)(base.output)
+    weights_of_cells = LungWeights(image_size // STRIDE, name="lungs")(
+        TakeChannel(1, name="mask")(base.input)
+    )
+    pooled = WeightedPooling(name=POOLED_LAYER)([base.output, weights_of_cells])
     dropped = layers.Dropout(dropout, name="dropout")(pooled)
     heads = [layers.Dense(1, name=name, dtype="float32")(dropped) for name in (LOGIT_LAYER, CAUSE_LAYER)]
     return tf_keras.Model(base.input, layers.Concatenate(name="logits")(heads), name=backbone)
@@ -176,17 +234,17 @@ def set_trainable(
 def grad_cam(model: tf_keras.Model, images: np.ndarray) -> np.ndarray:
     """Grad-CAM of the logit at the last features, by GradientTape (Selvaraju et al. 2017), signed.
 
-    The reference that the exported ``evidence`` is tested against: with global average pooling and
-    one Dense unit it equals the class activation map less the bias, divided by the number of cells.
+    The reference that the exported ``evidence`` is tested against: with weighted pooling and one Dense
+    unit it equals the class activation map less the bias, divided by the number of cells.
 
     Args:
         model: of ``build_model``.
-        images: float32 (B, S, S, 1), 0..255.
+        images: views float32 (B, S, S, 2), 0..255.
 
     Returns:
         float32 (B, S/32, S/32).
     """
-    outputs = [model.get_layer(POOLED_LAYER).input, model.get_layer(LOGIT_LAYER).output]
+    outputs = [model.get_layer(POOLED_LAYER).input[0], model.get_layer(LOGIT_LAYER).output]
     features_model = tf_keras.Model(model.input, outputs)
     with tf.GradientTape() as tape:
         features, logit = features_model(images, training=False)

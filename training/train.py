@@ -31,12 +31,12 @@ from training.calibration import THRESHOLD, Calibration, calibrate
 from training.config import TrainConfig
 from training.flags import add_flags, from_flat, to_flat
 from training.learning_rate import find_learning_rate
+from training.masks import load_masked
 from training.metrics import format_metrics
 from training.model import build_from, set_trainable
 from training.optimization import compile_model
 from training.plots import plot_confusion, plot_learning_curves, plot_roc
 from training.run_folder import check_run, read_history, write_config, write_history
-from training.sources import load_split
 from training.validation import Validation, load_validation, predict_logits, validate
 
 
@@ -96,7 +96,7 @@ def train(
     run = _choose_folder(runs / config.name, strategy)
     check_run(run, to_flat(config), resume)
     tf_keras.utils.set_random_seed(config.seed)
-    films = load_split(config.data, "train", config.film_size)
+    films = load_masked(config.data, config.masks, "train", config.film_size).to_dataset()
     validation = load_validation(config)
     with strategy.scope():
         model = build_from(config, config.weights)

@@ -35,7 +35,7 @@ from cxr.bulk.stores import (
     to_text,
     write_rows,
 )
-from cxr.classifier import Classifier, find_model
+from cxr.classifier import Classifier, ModelFiles, read_files
 from cxr.decoding import share_pool
 from cxr.errors import InvalidImageError
 from cxr.imaging import is_dicom
@@ -93,9 +93,9 @@ class Scorer:
     """
 
     def __init__(
-        self, model: bytes, card: ModelCard, filesystem: fs.FileSystem | None, root: str, attempts: Any
+        self, files: ModelFiles, filesystem: fs.FileSystem | None, root: str, attempts: Any
     ) -> None:
-        self._classifier = Classifier(model, card, num_threads=1)
+        self._classifier = Classifier.from_files(files)
         share_pool(workers=1)
         self._filesystem = filesystem
         self._root = root
@@ -160,12 +160,12 @@ def score_folder(source: str, out: str, model: str = "int8", workers: int | None
         InvalidModelError: as ``Classifier.load`` raises it.
     """
     found = list_films(source)
-    card = Classifier.load(model).card
-    file = find_model(model).read_bytes()  # sent to the workers, so that all have the same
-    schema = SCHEMA.with_metadata({CARD_KEY: digest(card), SOURCE_KEY: identify(source)})
+    files = read_files(model)  # sent to the workers, so that all have the same
+    Classifier.from_files(files)  # fails here rather than in each worker
+    schema = SCHEMA.with_metadata({CARD_KEY: digest(files.card), SOURCE_KEY: identify(source)})
     store, folder = locate(out)
     check_writable(store, folder)
-    constructor_args = (file, card, found.filesystem, found.root)
+    constructor_args = (files, found.filesystem, found.root)
     with hold(store, folder):
         counts = _score_missing(dict(found.films), workers, constructor_args, (store, folder, schema))
     if not any(counts):
@@ -174,7 +174,7 @@ def score_folder(source: str, out: str, model: str = "int8", workers: int | None
 
 
 def digest(card: ModelCard) -> str:
-    """The sha256 of a card, which has the model's: a row depends on nothing else."""
+    """The sha256 of a card, which has those of both models: a row depends on nothing else."""
     return hashlib.sha256(json.dumps(dataclasses.asdict(card), sort_keys=True).encode()).hexdigest()
 
 

@@ -22,9 +22,11 @@ from cxr.rows import COLUMNS, Row
 
 CARD_KEY, SOURCE_KEY = b"cxr_card_sha256", b"cxr_source"  # in the metadata of the Parquet files
 LOCK, MARKER = "_lock", "_running-"  # readers of Parquet folders skip names that begin with ``_``
-TYPES = {"uncertain": pa.bool_(), "inverted": pa.bool_()} | dict.fromkeys(
-    ("path", "label", "screening", "error"), pa.string()
-)
+TYPES = {
+    "uncertain": pa.bool_(),
+    "inverted": pa.bool_(),
+    "lung_box": pa.list_(pa.float64()),
+} | dict.fromkeys(("path", "label", "screening", "error"), pa.string())
 SCHEMA = pa.schema([(name, TYPES.get(name, pa.float64())) for name in COLUMNS])
 
 
