@@ -134,7 +134,7 @@ def test_reliability_gives_both_classes_the_same_weight():
 def test_calibration_lowers_its_error():
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 2, 4000)
-    logits = 8 * (labels - 0.5) + 8 * rng.standard_normal(4000) + 3
+    logits = 8 * (labels - 0.5) + 8 * rng.standard_normal(4000)
     before = compute_metrics(labels, calibrate(logits, 1.0, 0.0), 0.5, BAND)
     fitted = Calibration.fit(logits, logits, labels)
     after = compute_metrics(labels, calibrate(logits, fitted.temperature, fitted.offset), 0.5, BAND)
