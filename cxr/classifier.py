@@ -46,7 +46,8 @@ class Prediction:
             no lungs were found or the film does not look like a frontal chest film; then the probability
             is meaningless.
         looks_inverted: whether the film looks like the negative of a chest film.
-        latency_ms: wall time of ``lungs``, ``preprocess``, ``inference`` and ``screening``.
+        latency_ms: wall time of ``lungs``, ``preprocess``, ``inference``, which includes the pooling over
+            the lungs, and ``screening``.
     """
 
     label: str
@@ -128,13 +129,13 @@ class Classifier:
         with self._lock:
             locked = time.perf_counter()
             output = self._runner(**{INPUT: image})
-            done = time.perf_counter()
         card = self.card
         evidence, weights = spread_evidence(output["evidence"][0, :, :, 0], lungs)
         logit = float(evidence.mean(dtype=np.float64))
+        viral_logit = float(np.sum(output["cause"][0, :, :, 0] * weights))
+        pooled = time.perf_counter()
         probability = _sigmoid(logit / card.temperature + card.offset)
         is_positive = probability >= card.threshold
-        viral_logit = float(np.sum(output["cause"][0, :, :, 0] * weights))
         viral = None
         if is_positive and card.cause:
             viral = _sigmoid(viral_logit / card.cause["temperature"] + card.cause["offset"])
@@ -163,7 +164,7 @@ class Classifier:
             latency_ms={
                 "lungs": lungs.latency_ms,
                 "preprocess": (prepared - start) * 1e3,
-                "inference": (done - locked) * 1e3,
+                "inference": (pooled - locked) * 1e3,
                 "screening": (screened - interpreted) * 1e3,
             },
         )

@@ -150,13 +150,18 @@ def preprocess(pixels: np.ndarray, size: int, box: Box = WHOLE) -> np.ndarray:
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
         raise ValueError(f"received pixels of {pixels.dtype} {pixels.shape}; accepted is uint8 (H, W)")
-    height, width = pixels.shape
-    part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
-    resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=part)
-    resized = np.asarray(resized, np.float32)
+    resized = cut_out(pixels, (size, size), box).astype(np.float32)
     low, high = np.percentile(resized, STRETCH_PERCENTILES)
     stretched = (resized - low) * (255.0 / max(high - low, 1.0))
     return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)[..., np.newaxis]
+
+
+def cut_out(pixels: np.ndarray, shape: tuple[int, int], box: Box = WHOLE) -> np.ndarray:
+    """Cut a box, as ``preprocess`` takes it, out of uint8 (H, W), and resize it by antialiased bilinear
+    interpolation. Returns uint8 of ``shape``."""
+    height, width = pixels.shape
+    part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR, box=part))
 
 
 def _read_picture(data: bytes, admit: Callable[[int, int], None]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -89,7 +89,7 @@ class LungFinder:
         mask, turn = output["lungs"][0, :, :, 0], output["turn"][0]
         area, certain = np.mean(mask >= 0.5), np.mean(mask >= CERTAIN)
         is_found = area >= MIN_AREA and certain >= MIN_CERTAIN_SHARE * area
-        box = widen(find_box(mask), MARGIN) if is_found else None
+        box = lung_box(mask) if is_found else None
         done = time.perf_counter()
         return Lungs(
             mask=mask,
@@ -120,6 +120,11 @@ def find_box(mask: np.ndarray) -> Box:
         edges.append(np.interp((BOX_QUANTILE, 1.0 - BOX_QUANTILE), total / total[-1], places))
     (x0, x1), (y0, y1) = edges
     return float(x0), float(y0), float(x1), float(y1)
+
+
+def lung_box(mask: np.ndarray) -> Box:
+    """The box of a mask (H, W) with its margin: what is classified."""
+    return widen(find_box(mask), MARGIN)
 
 
 def widen(box: Box, margin: float) -> Box:

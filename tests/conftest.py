@@ -17,6 +17,7 @@ from sklearn.datasets import load_sample_images
 from streamlit.testing.v1 import AppTest
 
 from cxr import InvalidImageError, read_film
+from cxr.model_file import MODELS_DIR
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # else each worker takes all cores, and they hinder each other
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -88,6 +89,14 @@ def film() -> np.ndarray:
 
 
 @pytest.fixture
+def model_copy(tmp_path) -> Path:
+    """A copy of the shipped int8 model with its card."""
+    for suffix in (".tflite", ".json"):
+        shutil.copy(MODELS_DIR / f"pneumonia_int8{suffix}", tmp_path / f"copy{suffix}")
+    return tmp_path / "copy.tflite"
+
+
+@pytest.fixture
 def folder(tmp_path):
     """Two films in nested folders, a damaged one, and a file that is not a film."""
     (tmp_path / "deep" / "er").mkdir(parents=True)
@@ -133,6 +142,12 @@ def png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def edit_card(model: Path, **changes) -> None:
+    """Change fields of the card beside a model."""
+    path = model.with_suffix(".json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def run_module(module: str, *argv: object) -> subprocess.CompletedProcess:

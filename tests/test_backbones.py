@@ -5,6 +5,7 @@ import pytest
 
 import training  # noqa: F401  before tensorflow
 from cxr import Classifier, LungFinder, Lungs
+from cxr.lungs import lung_box
 from export.convert import to_tflite
 from export.prune import measure_sparsity, prune
 from export.validate import blank_card
@@ -12,7 +13,7 @@ from training.batches import training_batches
 from training.config import TrainConfig
 from training.model import BACKBONES, build_from, build_model, set_trainable
 from training.optimization import compile_model
-from training.views import lung_box, view_films
+from training.views import view_films
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

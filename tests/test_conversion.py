@@ -11,6 +11,7 @@ import pytest
 import training  # noqa: F401  before tensorflow
 from cxr import Classifier, Lungs, preprocess
 from cxr.classifier import spread_evidence
+from cxr.lungs import lung_box
 from export.__main__ import main
 from export.convert import build_export_model, to_tflite
 from export.prune import measure_sparsity, prune
@@ -25,7 +26,7 @@ from training.config import TrainConfig
 from training.flags import from_flat
 from training.model import build_model, grad_cam
 from training.validation import load_validation
-from training.views import lung_box, view_films
+from training.views import view_films
 
 tf_keras = pytest.importorskip("tf_keras")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import training  # noqa: F401  before tensorflow
+from cxr.lungs import lung_box
 from tests.conftest import draw_film, draw_lungs
 from training.alterations import (
     alter_background,
@@ -19,7 +20,7 @@ from training.alterations import (
 )
 from training.augmentation import Augmentation
 from training.sources import LabelledImages
-from training.views import Surroundings, augment_view, lung_box, view_films
+from training.views import Surroundings, augment_view, view_films
 
 tf = pytest.importorskip("tensorflow")
 

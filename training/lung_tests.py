@@ -14,6 +14,7 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
 from cxr.classifier import Classifier, Prediction
+from cxr.imaging import cut_out
 from cxr.lungs import upsample
 from training.alterations import (
     alter_background,
@@ -25,7 +26,6 @@ from training.alterations import (
 )
 from training.metrics import auroc_with_interval, mean_with_interval, share_with_interval
 from training.sources import LabelledImages
-from training.views import resize_part
 
 ERASED = {"lungs_gray": fill_gray, "lungs_blurred": fill_blurred}
 COVERED = {
@@ -42,7 +42,7 @@ def measure_lungs(classifier: Classifier, films: LabelledImages, train: Labelled
     """Measure what a model follows.
 
     The lungs of films without lungs cannot be found, so those of the film as it is are used. In all
-    others they are found anew.
+    others they are found again.
 
     Args:
         classifier: the model.
@@ -110,7 +110,7 @@ def score_masks(train: LabelledImages, films: LabelledImages) -> np.ndarray:
 
     def shrink(images: np.ndarray) -> np.ndarray:
         cells = (MASK_CELLS, MASK_CELLS)
-        return np.stack([resize_part(x[..., 1], cells).ravel() / 255.0 for x in images])
+        return np.stack([cut_out(x[..., 1], cells).ravel() / 255.0 for x in images])
 
     model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
     model.fit(shrink(train.images), train.labels)

@@ -14,10 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
-from cxr.imaging import WHOLE, Box, preprocess
-from cxr.lungs import BOX_QUANTILE, MARGIN, find_box, widen
+from cxr.imaging import cut_out, preprocess
+from cxr.lungs import BOX_QUANTILE, MARGIN, lung_box
 from training.augmentation import CROP_ASPECT, Augmentation, restyle, rotate_and_flip
 from training.flags import setting
 
@@ -54,20 +53,8 @@ def view_films(layers: np.ndarray, size: int) -> np.ndarray:
     for view, film in zip(views, layers, strict=True):
         box = lung_box(film[..., 1])
         view[..., :1] = preprocess(film[..., 0], size, box)
-        view[..., 1] = resize_part(film[..., 1], (size, size), box)
+        view[..., 1] = cut_out(film[..., 1], (size, size), box)
     return views
-
-
-def lung_box(mask: np.ndarray) -> Box:
-    """The box, with its margin, of a mask (H, W) of any scale."""
-    return widen(find_box(mask), MARGIN)
-
-
-def resize_part(pixels: np.ndarray, shape: tuple[int, int], box: Box = WHOLE) -> np.ndarray:
-    """A part of uint8 (H, W) at another size, as uint8 of ``shape``."""
-    height, width = pixels.shape
-    part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
-    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR, box=part))
 
 
 def augment_view(
