@@ -11,6 +11,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from cxr.imaging import preprocess
 from cxr.lungs import find_box
 from training.sources import LabelledImages
 
@@ -79,7 +80,8 @@ def transplant(film: np.ndarray, frame: np.ndarray) -> np.ndarray:
 
 
 def transplant_all(films: LabelledImages, seed: int = 0) -> np.ndarray:
-    """Each image's lungs in the frame of an image of the other class, drawn at random.
+    """Each image's lungs in the frame of an image of the other class, drawn at random. Gray levels are
+    stretched first, so that the exposures of both do not differ.
 
     Args:
         films: images and masks uint8 (N, F, F, 2), of both classes.
@@ -89,11 +91,14 @@ def transplant_all(films: LabelledImages, seed: int = 0) -> np.ndarray:
         uint8 (N, F, F, 2).
     """
     rng = np.random.default_rng(seed)
+    layers = films.images.copy()
+    for film in layers:
+        film[..., :1] = preprocess(film[..., 0], len(film))
     others = [np.flatnonzero(films.labels != label) for label in (0, 1)]
     return np.stack(
         [
-            transplant(film, films.images[rng.choice(others[int(label)])])
-            for film, label in zip(films.images, films.labels, strict=True)
+            transplant(film, layers[rng.choice(others[int(label)])])
+            for film, label in zip(layers, films.labels, strict=True)
         ]
     )
 

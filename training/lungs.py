@@ -208,6 +208,8 @@ def train_lungs(config: LungConfig, runs: Path = Path("runs"), resume: bool = Fa
     check_run(run, to_flat(config), resume)
     tf_keras.utils.set_random_seed(config.seed)
     pairs = load_masked(config.data, config.masks, "train", config.film_size).images
+    for pair in pairs:  # the network sees whole images, stretched
+        pair[..., :1] = preprocess(pair[..., 0], config.film_size)
     validation = load_masked(config.data, config.masks, "val", config.film_size).images
     images, drawn = prepare(validation, config.image_size), validation[..., 1:]
     steps = max(len(pairs) // config.batch_size, 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxr.imaging import preprocess
+from cxr.imaging import cut_out
 from cxr.lungs import LungFinder, upsample
 from training.sources import LabelledImages, load_films
 
@@ -53,7 +53,7 @@ def load_masks(masks: str | Path, paths: list[str], size: int) -> np.ndarray:
 def find_layers(finder: LungFinder, pixels: np.ndarray, size: int) -> np.ndarray:
     """An image, uint8 (H, W), with the mask that a model finds, as uint8 (size, size, 2)."""
     mask = np.rint(255.0 * upsample(finder.find(pixels).mask, (size, size))).astype(np.uint8)
-    return np.concatenate([preprocess(pixels, size), mask[..., np.newaxis]], axis=-1)
+    return np.stack([cut_out(pixels, (size, size)), mask], axis=-1)
 
 
 def with_masks(films: LabelledImages, masks: str | Path) -> LabelledImages:

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,13 @@ import tensorflow as tf
 
 from cxr.decoding import share_pool
 from cxr.errors import InvalidImageError
-from cxr.imaging import preprocess, read_image
+from cxr.imaging import cut_out, read_image
 from training.names import SPLITS, list_films, parse_path
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledImages:
-    """Images in memory: uint8 (N, S, S, 1), their labels float32 (N,) of 0 and 1, and their paths."""
+    """Images in memory: uint8 (N, S, S, C), their labels float32 (N,) of 0 and 1, and their paths."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -68,7 +67,8 @@ def load_split(data: str | Path, split: str, size: int) -> tf.data.Dataset:
     Args:
         data: a folder in one of the three layouts above.
         split: train, val (both from the official training images, by patient) or test.
-        size: side that ``cxr.imaging.preprocess`` brings the images to, px.
+        size: side of the squares that the images are resized to, px. Their gray levels stay as in
+            the files, because ``preprocess`` stretches those of the part that a network sees.
 
     Returns:
         A dataset of ``{"image": uint8 (size, size, 1), "label": float32 (), "viral": float32 (),
@@ -78,50 +78,24 @@ def load_split(data: str | Path, split: str, size: int) -> tf.data.Dataset:
         ValueError: if the folder has none of the three layouts, holds no image of the split, or has an
             image that cannot be read.
     """
-    rows = _decode_split(data, split, (size,))
-    return rows.map(lambda row: {name: x[0] if name == "image" else x for name, x in row.items()})
-
-
-def load_films(data: str | Path, split: str, size: int) -> LabelledImages:
-    """A split in memory. Arguments and errors as ``load_split``."""
-    return load_sizes(data, split, (size,))[0]
-
-
-def load_sizes(data: str | Path, split: str, sizes: Sequence[int]) -> list[LabelledImages]:
-    """A split in memory at several sizes, decoded once. Arguments and errors as ``load_split``."""
-    rows = list(_decode_split(data, split, sizes).as_numpy_iterator())
-    labels = np.array([row["label"] for row in rows])
-    paths = [row["path"].decode() for row in rows]
-    images = zip(*(row["image"] for row in rows), strict=True)
-    return [LabelledImages(np.stack(of_size), labels, paths) for of_size in images]
-
-
-@functools.cache  # the pool stays, because every split would wait for new processes
-def _decode_on_all_cores() -> None:
-    """Decode one film on each core at once; ``cxr`` decodes two, because a server's memory limits it."""
-    share_pool(os.cpu_count() or 1)
-
-
-def _decode_split(data: str | Path, split: str, sizes: Sequence[int]) -> tf.data.Dataset:
-    """The rows of ``load_split``, whose ``image`` is a tuple of one array for each size."""
     _decode_on_all_cores()
     problems = []
 
-    def decode(file: bytes, path: bytes) -> tuple[np.ndarray | np.float32 | bytes, ...]:
+    def decode(file: bytes, path: bytes) -> tuple[np.ndarray, np.float32, np.float32, bytes]:
         name = parse_path(path.decode())
         try:
             pixels = read_image(io.BytesIO(file))
         except InvalidImageError as error:
             problems.append(f"{name.path}: {error}")
             raise
-        images = [preprocess(pixels, size) for size in sizes]
-        return *images, np.float32(name.label), np.float32(name.series == "virus"), name.path.encode()
+        image = cut_out(pixels, (size, size))[..., np.newaxis]
+        return image, np.float32(name.label), np.float32(name.series == "virus"), name.path.encode()
 
-    def to_row(file: tf.Tensor, path: tf.Tensor) -> dict[str, tf.Tensor | tuple[tf.Tensor, ...]]:
-        types = [*[tf.uint8] * len(sizes), tf.float32, tf.float32, tf.string]
-        *images, label, viral, name = tf.numpy_function(decode, [file, path], types)
+    def to_row(file: tf.Tensor, path: tf.Tensor) -> dict[str, tf.Tensor]:
+        types = [tf.uint8, tf.float32, tf.float32, tf.string]
+        image, label, viral, name = tf.numpy_function(decode, [file, path], types)
         return {
-            "image": tuple(tf.ensure_shape(x, (s, s, 1)) for x, s in zip(images, sizes, strict=True)),
+            "image": tf.ensure_shape(image, (size, size, 1)),
             "label": tf.ensure_shape(label, ()),
             "viral": tf.ensure_shape(viral, ()),
             "path": tf.ensure_shape(name, ()),
@@ -135,6 +109,21 @@ def _decode_split(data: str | Path, split: str, sizes: Sequence[int]) -> tf.data
     if count == 0:
         raise ValueError(f"received {data}, which holds no film of the split {split!r}")
     return rows.apply(tf.data.experimental.assert_cardinality(count))
+
+
+def load_films(data: str | Path, split: str, size: int) -> LabelledImages:
+    """A split in memory. Arguments and errors as ``load_split``."""
+    rows = list(load_split(data, split, size).as_numpy_iterator())
+    labels = np.array([row["label"] for row in rows])
+    return LabelledImages(
+        np.stack([row["image"] for row in rows]), labels, [row["path"].decode() for row in rows]
+    )
+
+
+@functools.cache  # the pool stays, because every split would wait for new processes
+def _decode_on_all_cores() -> None:
+    """Decode one film on each core at once; ``cxr`` decodes two, because a server's memory limits it."""
+    share_pool(os.cpu_count() or 1)
 
 
 def _read_files(data: Path, split: str) -> tf.data.Dataset:
