@@ -132,7 +132,7 @@ def test_no_probability_is_rounded_across_the_threshold(tmp_path, monkeypatch, s
     assert (shown == limit) == (step == 0)
     compared = float(page.sidebar.table[0].value.loc["probability", "int8"])
     assert step == 0 or (compared >= limit) == (shown >= limit)  # it has three decimals
-    shown_film = decode(Source("film", "1", (SAMPLES / "uncertain.png").read_bytes))
+    shown_film = decode(Source("film", "slow report", (SAMPLES / "uncertain.png").read_bytes))
     classifier = cxr.Classifier.load("int8")
     html = make_report(shown_film, classifier.predict(shown_film.pixels), classifier.card)
     told = float(re.search(r"probability (\d\.\d+)", html)[1])

@@ -15,7 +15,7 @@ NORMAL = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
 
 
 def test_the_report_holds_the_result_and_nothing_of_the_file_name(page):
-    film = decode(Source("film", "1", lambda: save_dicom(make_dicom(NORMAL))))
+    film = decode(Source("film", "report", lambda: save_dicom(make_dicom(NORMAL))))
     classifier = cxr.Classifier.load("int8")
     prediction = classifier.predict(film.pixels)
     html = make_report(film, prediction, classifier.card)
