@@ -12,7 +12,6 @@ films.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +27,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from cxr.classifier import INPUT
 from export.convert import build_export_model, save_with_signature, to_tflite
 from export.quantize import alter_half, choose_calibration_films, quantize
-from training.config import TrainConfig
+from export.structure import load_exported
 from training.masks import load_masked
-from training.model import build_from, load_run
+from training.model import CUSTOM_LAYERS, STRIDE, LungWeights
 from training.views import view_films
 
 SIZES = (160, 224)
@@ -40,13 +39,13 @@ def make_peers(run: Path, out: Path, size: int, data: str | None) -> None:
     """Write a run's pruned network in all formats into ``out``.
 
     Args:
-        run: an exported run, with ``pruned_weights.h5``.
+        run: an exported run, with ``exported.h5``.
         out: the folder, which is made if it does not exist.
         size: side of the input, px; the weights fit any multiple of 32.
         data: where the calibration films are, if not at the path of the run.
     """
-    config, trained = load_run(run, "pruned_weights.h5")
-    model = resize(config, trained, size)
+    config, exported = load_exported(run)
+    model = resize(exported, size)
     train = load_masked(data or config.data, config.masks, "train", config.film_size)
     films = view_films(alter_half(choose_calibration_films(train)), size)[..., :1]
     out.mkdir(parents=True, exist_ok=True)
@@ -58,11 +57,17 @@ def make_peers(run: Path, out: Path, size: int, data: str | None) -> None:
     write_openvino(out, floats)
 
 
-def resize(config: TrainConfig, trained: tf_keras.Model, size: int) -> tf_keras.Model:
+def resize(model: tf_keras.Model, size: int) -> tf_keras.Model:
     """Build a network of another input size, px, with the same weights."""
-    model = build_from(dataclasses.replace(config, image_size=size))
-    model.set_weights(trained.get_weights())
-    return model
+    config = model.get_config()
+    for layer in config["layers"]:
+        if layer["class_name"] == "InputLayer":
+            layer["config"]["batch_input_shape"] = (None, size, size, 2)
+        if layer["class_name"] == LungWeights.__name__:
+            layer["config"]["cells"] = size // STRIDE
+    resized = tf_keras.Model.from_config(config, CUSTOM_LAYERS)
+    resized.set_weights(model.get_weights())
+    return resized
 
 
 def write_litert(model: tf_keras.Model, films: np.ndarray, out: Path) -> None:

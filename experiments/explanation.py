@@ -20,8 +20,9 @@ from cxr import Classifier, Lungs, Prediction, preprocess, read_image
 from cxr.classifier import EVIDENCE_SIDE, STRIDE, spread_evidence
 from cxr.imaging import WHOLE
 from experiments.options import new_parser, run_on_model
+from export.structure import load_exported
 from training.metrics import map_correlation
-from training.model import build_from, grad_cam, load_run
+from training.model import grad_cam
 from training.names import list_labelled
 
 FILM_PX = 224  # side of the images that are changed
@@ -149,7 +150,7 @@ def _test_against_gradients(
     weights are replaced by random ones from the head downwards (Adebayo et al. 2018). Correlations are
     those over the lungs."""
     tf_keras.utils.set_random_seed(0)
-    config, model = load_run(run, "pruned_weights.h5")
+    _, model = load_exported(run)
     lungs = [p.lungs for p in predictions]
     views = np.stack(
         [
@@ -170,9 +171,9 @@ def _test_against_gradients(
     lines = [
         f"rank correlation with GradientTape Grad-CAM of the float network: median {correlation:.3f}"
     ]
-    fresh = build_from(config)
+    trained, fresh = model.get_weights(), tf_keras.models.clone_model(model)
     for title, first in (("head", "logit"), ("blocks 7 and up", "block7a"), ("all layers", "")):
-        model.load_weights(run / "pruned_weights.h5")
+        model.set_weights(trained)
         names = [layer.name for layer in model.layers]
         start = next(i for i, name in enumerate(names) if name.startswith(first))
         for layer, random in zip(model.layers[start:], fresh.layers[start:], strict=True):

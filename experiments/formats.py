@@ -16,11 +16,12 @@ from experiments.options import new_parser
 from experiments.study import ALL_BUT_HEAD, Study, format_models, round_to_int8, run_study
 from export.convert import save_with_signature, to_tflite
 from export.quantize import Range, quantize
+from export.structure import load_exported
 
 
 def compare_formats(study: Study) -> str:
     """A markdown table of the ways to store the shipped network."""
-    model = study.load("pruned_weights.h5")
+    model = load_exported(study.run)[1]
     float32, films = to_tflite(model), study.calibration_films[..., :1]
     formats = {
         "float32": float32,

@@ -17,6 +17,7 @@ from experiments.study import HEAD, Study, round_to_int8, run_study
 from export.convert import to_tflite
 from export.measure import score
 from export.quantize import find_activations, percentile_range, quantize, sample_activations
+from export.structure import load_exported
 
 BLOCKS = ("stem", "block1", "block2", "block3", "block4", "block5", "block6", "block7", "top")
 BLOCK_FILMS = 100
@@ -26,7 +27,7 @@ SHOWN_TENSORS = 12
 def report_layers(study: Study) -> str:
     """Two markdown tables: the error of the logit when only one block is int8, and the activations with
     the lowest signal-to-quantization-noise ratio in the shipped ranges."""
-    model = to_tflite(study.load("pruned_weights.h5"))
+    model = to_tflite(load_exported(study.run)[1])
     chosen = slice(None, None, max(len(study.validation.films.paths) // BLOCK_FILMS, 1))
     images = study.validation.films.images[chosen, ..., 0]
     reference = score(study.classifier(model), images).logits

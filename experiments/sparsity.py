@@ -15,6 +15,7 @@ from experiments.study import ALL_BUT_HEAD, Study, format_models, run_study
 from export.convert import to_tflite
 from export.prune import prune
 from export.quantize import quantize
+from training.model import load_run
 
 SPARSITIES = (0.0, 0.3, 0.5, 0.7)
 ROUNDED = 0.3  # the sparsity at which rounding in the fine-tune is tried
@@ -22,7 +23,7 @@ ROUNDED = 0.3  # the sparsity at which rounding in the fine-tune is tried
 
 def sweep_sparsity(study: Study, epochs: int, learning_rate: float) -> str:
     """A markdown table of each sparsity after the same fine-tune, and of ``ROUNDED`` with rounding."""
-    dense = study.load("best_weights.h5")
+    _, dense = load_run(study.run)
     films = study.calibration_films[..., :1]
     models = {"not fine-tuned, float32": to_tflite(dense)}
     models["not fine-tuned, int8"] = quantize(models["not fine-tuned, float32"], films)

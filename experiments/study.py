@@ -8,13 +8,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gzip
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tf_keras
 from sklearn.metrics import roc_auc_score
 
 from cxr.classifier import Classifier
@@ -25,10 +23,9 @@ from export.quantize import FLOAT_LAYERS, Range, alter_half, choose_calibration_
 from export.validate import blank_card
 from training.calibration import THRESHOLD, Calibration, calibrate
 from training.config import TrainConfig
-from training.flags import from_flat
 from training.masks import load_masked
 from training.metrics import map_correlation
-from training.model import load_run
+from training.model import load_config
 from training.sources import LabelledImages
 from training.validation import Validation, load_validation
 from training.views import view_films
@@ -48,14 +45,10 @@ class Study:
     validation: Validation
     finder: LungFinder
 
-    def load(self, weights: str) -> tf_keras.Model:
-        """The run's network with the weights of a file in its folder."""
-        return load_run(self.run, weights)[1]
-
-    def classifier(self, model: bytes) -> Classifier:
+    def classifier(self, model: bytes, num_threads: int = 1) -> Classifier:
         """A flatbuffer in the runtime, without calibration."""
         card = blank_card(model, "study", self.config.image_size, self.finder, {})
-        return Classifier(model, card, self.finder, num_threads=1)
+        return Classifier(model, card, self.finder, num_threads)
 
 
 def load_study(run: Path, data: str | None) -> Study:
@@ -69,7 +62,7 @@ def load_study(run: Path, data: str | None) -> Study:
         FileNotFoundError: if the run is not complete.
         ValueError: if the data cannot be used.
     """
-    config = from_flat(TrainConfig, json.loads((run / "config.json").read_text()))
+    config = load_config(run)
     config = dataclasses.replace(config, data=data or config.data)
     train = load_masked(config.data, config.masks, "train", config.film_size)
     films = view_films(alter_half(choose_calibration_films(train)), config.image_size)

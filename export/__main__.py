@@ -12,8 +12,11 @@ import dataclasses
 import datetime
 import importlib.metadata
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import tf_keras
 
 from cxr.lungs import SHIPPED, LungFinder
 from export.convert import to_tflite
@@ -25,6 +28,8 @@ from export.quantize import (
     choose_calibration_films,
     quantize,
 )
+from export.shrink import ROUNDS, ShrinkConfig, fine_tune, rounds_folder, shrink
+from export.structure import EXPORTED, count_channels, save_network
 from export.validate import (
     DATA,
     MASKS,
@@ -43,10 +48,11 @@ from export.validate import (
     write_models,
 )
 from training.config import TrainConfig
-from training.flags import add_flags, setting, to_flat
+from training.flags import add_flags, from_flat, setting, to_flat
 from training.masks import load_masked
-from training.model import load_run
+from training.model import load_config, load_run
 from training.run_folder import COMMIT
+from training.sources import LabelledImages
 from training.validation import load_validation
 from training.views import view_films
 
@@ -57,8 +63,14 @@ class ExportConfig:
 
     # zeros make the gzipped file smaller, not the model faster, and cost accuracy (models/README.md)
     sparsity: float = setting(0.0, "share of zeros in the 1x1 kernels")
-    epochs: int = setting(1, "epochs of fine-tuning while pruning")
-    learning_rate: float = setting(1e-4, "peak learning rate of the fine-tune")
+    epochs: int = setting(1, "epochs of fine-tuning while zeros are made")
+    learning_rate: float = setting(1e-4, "peak learning rate of that")
+    keep: float = setting(
+        1.0, f"share of the channels' time that is kept: 1, or one of {', '.join(map(str, ROUNDS))}"
+    )
+    last_epochs: int = setting(4, "epochs of fine-tuning after the last round of removing channels")
+    last_learning_rate: float = setting(3e-4, "peak learning rate of that")
+    shrink: ShrinkConfig = dataclasses.field(default=ShrinkConfig())
 
 
 def export(
@@ -67,15 +79,17 @@ def export(
     finder: LungFinder,
     data: str | None = None,
     external: Path | None = None,
+    teachers: Sequence[Path] = (),
 ) -> dict[str, Report]:
     """Make and measure the models of a run.
 
     Args:
-        run: ``runs/<name>`` of ``training.train``; the pruned weights are saved there.
+        run: ``runs/<name>`` of ``training.train``; the network that is exported is saved there.
         config: pruning.
         finder: of the lungs.
         data: the data set, if it is no longer at the run's own path.
         external: labelled images of another hospital, which the card reports the metrics of.
+        teachers: runs that a network with fewer channels learns from, beside the run itself.
 
     Returns:
         Reports of ``dense float32`` (before pruning, if there is any), ``float32`` and ``int8``.
@@ -83,8 +97,11 @@ def export(
     Raises:
         QuantizationError: if int8 falls too far below float32 on the validation patients.
         ShortcutError: if a model follows what lies around the lungs.
-        FileNotFoundError: if the run is not complete.
+        FileNotFoundError: if a run is not complete.
+        ValueError: if the channels cannot be removed.
     """
+    if config.keep not in (1.0, *ROUNDS):
+        raise ValueError(f"received keep {config.keep}; accepted are 1 and {', '.join(map(str, ROUNDS))}")
     trained, model = load_run(run)
     trained = dataclasses.replace(trained, data=data or trained.data)
     train, test = (
@@ -94,10 +111,14 @@ def export(
     size = trained.image_size
 
     dense = float32 = to_tflite(model)
+    is_pruned = config.keep < 1.0 or config.sparsity > 0
+    if config.keep < 1.0:
+        model = _remove_channels(model, trained, train, config, run, teachers)
     if config.sparsity > 0:
         model = prune(model, trained, train, config.sparsity, config.epochs, config.learning_rate)
+    if is_pruned:
         float32 = to_tflite(model)
-    model.save_weights(run / "pruned_weights.h5")
+    save_network(model, run / EXPORTED)
     calibration = view_films(alter_half(choose_calibration_films(train)), size)[..., :1]
     int8 = quantize(float32, calibration)
 
@@ -109,7 +130,12 @@ def export(
     origin = _describe_training(trained, run) | {"data_sha256": digests}
     origin |= {"external": external.name} if external else {}
     pruned = origin | {
-        "pruning": dataclasses.asdict(config) | {"measured_sparsity": measure_sparsity(model)}
+        "pruning": to_flat(config)
+        | {
+            "measured_sparsity": measure_sparsity(model),
+            "channels": count_channels(model),
+            "teachers": [_describe_training(load_config(path), path) for path in teachers],
+        }
     }
     quantized = pruned | {
         "quantization": {
@@ -120,7 +146,7 @@ def export(
         }
     }
     reports = {}
-    if config.sparsity > 0:
+    if is_pruned:
         reports["dense float32"] = measure_model(
             dense, "float32", size, origin, finder, films, in_full=False
         )
@@ -130,6 +156,23 @@ def export(
     for name in ("float32", "int8"):
         check_lungs(reports[name])
     return gate_cause(reports)
+
+
+def _remove_channels(
+    model: tf_keras.Model,
+    trained: TrainConfig,
+    train: LabelledImages,
+    config: ExportConfig,
+    run: Path,
+    teachers: Sequence[Path],
+) -> tf_keras.Model:
+    """The network of the round that leaves ``config.keep``, fine-tuned for longer."""
+    networks = [model, *(load_run(path)[1] for path in teachers)]
+    rounds = shrink(model, trained, train, config.shrink, networks, rounds_folder(run, config.shrink))
+    smaller = next(network for share, network in rounds if share == config.keep)
+    return fine_tune(
+        smaller, trained, train, networks, config.last_epochs, config.last_learning_rate, len(ROUNDS)
+    )
 
 
 def _describe_training(config: TrainConfig, run: Path) -> dict[str, Any]:
@@ -165,14 +208,21 @@ def main() -> int:
     parser.add_argument("--data", help="the data set, if it has moved since training")
     parser.add_argument("--external", type=Path, help="labelled images of another hospital")
     parser.add_argument("--lungs", type=Path, default=SHIPPED, help="the model that finds the lungs")
+    parser.add_argument(
+        "--teachers",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="more runs that a network with fewer channels learns from",
+    )
     add_flags(parser, ExportConfig)
     options = vars(parser.parse_args())
-    run, out, data, external, lungs = (
-        options.pop(name) for name in ("run", "out", "data", "external", "lungs")
+    run, out, data, external, lungs, teachers = (
+        options.pop(name) for name in ("run", "out", "data", "external", "lungs", "teachers")
     )
     try:
         finder = LungFinder.load(lungs)
-        reports = export(run, ExportConfig(**options), finder, data, external)
+        reports = export(run, from_flat(ExportConfig, options), finder, data, external, teachers)
         table = format_table(reports, finder)
         write_models(out, reports, table)
         copy_finder(lungs, out)

@@ -12,7 +12,7 @@ from tf_keras import layers
 from training.averaging import WeightAverage, read_weights, write_weights
 from training.batches import count_steps, training_batches
 from training.config import TrainConfig
-from training.model import build_from, set_trainable
+from training.model import set_trainable
 from training.optimization import compile_model
 from training.sources import LabelledImages
 
@@ -49,7 +49,7 @@ def prune(
             None to keep it; both must have the same weights.
 
     Returns:
-        A new model of ``build_model``, without pruning wrappers.
+        A new model of the same layers, without pruning wrappers.
 
     Raises:
         ValueError: if the network has nothing to prune.
@@ -90,7 +90,7 @@ def prune(
     # the average includes weights from before they were pruned; the last weights have the final zeros
     pairs = zip(read_weights(wrapped), average.weights(), strict=True)
     write_weights(wrapped, [np.where(last == 0, 0, mean) for last, mean in pairs])
-    return _strip(wrapped, config)
+    return _strip(wrapped, model)
 
 
 def measure_sparsity(model: tf_keras.Model) -> float:
@@ -101,10 +101,10 @@ def measure_sparsity(model: tf_keras.Model) -> float:
     return float(sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels))
 
 
-def _strip(wrapped: tf_keras.Model, config: TrainConfig) -> tf_keras.Model:
-    """Apply the masks and copy the weights into a new model without wrappers."""
+def _strip(wrapped: tf_keras.Model, model: tf_keras.Model) -> tf_keras.Model:
+    """Apply the masks and copy the weights into a copy of the model that was wrapped."""
     stripped = sparsity_api.strip_pruning(wrapped)
-    fresh = build_from(config)
+    fresh = tf_keras.models.clone_model(model)
     for layer, source in zip(fresh.layers, stripped.layers, strict=True):
         layer.set_weights(source.get_weights())
     return fresh

@@ -24,8 +24,8 @@ from cxr.imaging import STRETCH_PERCENTILES
 from cxr.lungs import BOX_QUANTILE, CERTAIN, FAINT, MARGIN, MIN_AREA, MIN_CERTAIN_SHARE
 from cxr.model_card import ModelCard
 from export.convert import build_export_model
+from export.structure import load_exported
 from training.lungs import load_lung_run
-from training.model import load_run
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in cxr.read_image
 
@@ -193,7 +193,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         card = ModelCard.load(args.models / "pneumonia_float32.json")
-        _, model = load_run(args.run, "pruned_weights.h5")
+        _, model = load_exported(args.run)
         _, finder = load_lung_run(args.lungs_run)
         save_for_serving(model, finder, card, args.out)
     except (InvalidModelError, ValueError, FileNotFoundError) as error:

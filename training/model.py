@@ -119,6 +119,9 @@ class WeightedPooling(layers.Layer):
         return tf.reduce_sum(features * weights, (1, 2))
 
 
+CUSTOM_LAYERS = {layer.__name__: layer for layer in (TakeChannel, LungWeights, WeightedPooling)}
+
+
 def build_model(
     backbone: str = "efficientnet_b0",
     image_size: int = 160,
@@ -190,17 +193,26 @@ def build_from(config: TrainConfig, weights: str = "none") -> tf_keras.Model:
     return build_model(config.backbone, config.image_size, weights, config.dropout, config.padding)
 
 
-def load_run(run: Path, weights: str = "best_weights.h5") -> tuple[TrainConfig, tf_keras.Model]:
-    """A run's configuration, and its network with the weights of a file in its folder.
+def load_config(run: Path) -> TrainConfig:
+    """A run's configuration.
+
+    Raises:
+        FileNotFoundError: if the folder is no run.
+    """
+    return from_flat(TrainConfig, json.loads((run / "config.json").read_text()))
+
+
+def load_run(run: Path) -> tuple[TrainConfig, tf_keras.Model]:
+    """A run's configuration, and its network with the best weights.
 
     Raises:
         FileNotFoundError: if the run is not complete.
     """
-    config = from_flat(TrainConfig, json.loads((run / "config.json").read_text()))
-    if not (run / weights).exists():
-        raise FileNotFoundError(f"received {run}, which lacks {weights}")
+    config, weights = load_config(run), run / "best_weights.h5"
+    if not weights.exists():
+        raise FileNotFoundError(f"received {run}, which lacks {weights.name}")
     model = build_from(config)
-    model.load_weights(run / weights)
+    model.load_weights(weights)
     return config, model
 
 

@@ -1,0 +1,168 @@
+"""Structured pruning: remove channels in rounds, and after each round learn from the whole network.
+
+Zeros in kernels make no network faster; removed channels do. Which channels go is measured on augmented
+training images. After each round the smaller network is fine-tuned on the run's own batches, where most
+of its target is what the whole network says of the same image (Hinton et al. 2015; Beyer et al. 2022).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from export.importance import channel_costs, choose_channels, norm_scales, observe, total_cost
+from export.structure import keep_channels, load_network, save_network
+from training.averaging import WeightAverage, write_weights
+from training.batches import count_steps, training_batches
+from training.config import TrainConfig
+from training.flags import setting, to_flat
+from training.model import set_trainable
+from training.optimization import build_loss, compile_model
+from training.run_folder import check_run, write_config
+from training.sources import LabelledImages
+
+ROUNDS = (0.75, 0.6, 0.5, 0.4, 0.3, 0.25)  # the shares at which a network is fine-tuned on its way down
+PROBE_BATCHES = 16  # batches that importance is measured on
+PROBE_EPOCH = 400  # the epochs from here on are none that a run has drawn
+TEACHER_SHARE = 0.7  # of the target; the rest is the label
+CRITERIA = ("taylor", "norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShrinkConfig:
+    """How a network is made smaller. The defaults are those of the published export."""
+
+    round_epochs: int = setting(1, "epochs of fine-tuning after each round of removing channels")
+    round_learning_rate: float = setting(3e-4, "peak learning rate of that")
+    criterion: str = setting("taylor", "importance of a channel: taylor, or norm for BatchNorm's scale")
+
+
+def rounds_folder(run: Path, settings: ShrinkConfig) -> Path:
+    """Where the networks of a run's rounds are saved."""
+    return run / f"rounds_{settings.criterion}"
+
+
+def shrink(
+    model: tf_keras.Model,
+    config: TrainConfig,
+    films: LabelledImages,
+    settings: ShrinkConfig,
+    teachers: Sequence[tf_keras.Model],
+    folder: Path,
+) -> Iterator[tuple[float, tf_keras.Model]]:
+    """Remove channels round after round. A round that ``folder`` has from before is not repeated.
+
+    Args:
+        model: a trained model of ``build_model``; it is not changed.
+        config: of the run that trained it; gives the batches.
+        films: the training images and masks at ``config.film_size``.
+        settings: of the rounds.
+        teachers: the networks whose mean answer is learned.
+        folder: where each round's network is saved.
+
+    Yields:
+        Each of ``ROUNDS``, the share of the time of all channels that is left, and its network.
+
+    Raises:
+        ValueError: if the network has no channels that can be removed, the criterion is unknown, or the
+            rounds in ``folder`` were made with other settings.
+    """
+    if settings.criterion not in CRITERIA:
+        raise ValueError(f"received criterion {settings.criterion!r}; accepted are {', '.join(CRITERIA)}")
+    whole = total_cost(model)
+    check_run(folder, to_flat(settings), resume=True)
+    write_config(folder, to_flat(settings))
+    for number, share in enumerate(ROUNDS):
+        path = folder / f"keep_{share:.2f}.h5"
+        if path.exists():
+            model = load_network(path)
+        else:
+            model = remove_channels(model, config, films, share * whole, settings.criterion)
+            model = fine_tune(
+                model,
+                config,
+                films,
+                teachers,
+                settings.round_epochs,
+                settings.round_learning_rate,
+                number,
+            )
+            save_network(model, path)
+        yield share, model
+
+
+def remove_channels(
+    model: tf_keras.Model,
+    config: TrainConfig,
+    films: LabelledImages,
+    budget: float,
+    criterion: str = CRITERIA[0],
+) -> tf_keras.Model:
+    """A new network whose channels cost no more than a budget, without fine-tuning.
+
+    Args:
+        model: the network; it is not changed.
+        config: of the run, for the batches.
+        films: the training images and masks.
+        budget: what all channels may cost, in the unit of ``channel_costs``.
+        criterion: one of ``CRITERIA``.
+    """
+    batches = training_batches(films.to_dataset(), config, epoch=PROBE_EPOCH).take(PROBE_BATCHES)
+    views, targets = map(np.concatenate, zip(*batches.as_numpy_iterator(), strict=True))
+    importance, means = observe(model, views, targets, build_loss(config))
+    if criterion == "norm":
+        importance = norm_scales(model)
+    kept = choose_channels(importance, channel_costs(model), budget)
+    return keep_channels(model, kept, means)
+
+
+def fine_tune(
+    model: tf_keras.Model,
+    config: TrainConfig,
+    films: LabelledImages,
+    teachers: Sequence[tf_keras.Model],
+    epochs: int,
+    learning_rate: float,
+    number: int = 0,
+) -> tf_keras.Model:
+    """Train a network on the run's batches and on what the teachers say of them.
+
+    The loss is linear in its targets, so both are learned by learning their weighted mean. Labels are not
+    smoothed: the teachers' answers are smooth enough.
+
+    Args:
+        model: the network; it is not changed.
+        config: of the run, for the batches.
+        films: the training images and masks.
+        teachers: networks of the same input.
+        epochs: epochs as long as those of the run.
+        learning_rate: peak of the schedule.
+        number: of this fine-tune, so that each draws other batches.
+
+    Returns:
+        A new network with the average of its last weights.
+    """
+    config = dataclasses.replace(config, label_smoothing=0.0)
+    student = tf_keras.models.clone_model(model)
+    student.set_weights(model.get_weights())
+    set_trainable(student, True, config.freeze_until, config.freeze_norms)
+    rows = films.to_dataset()
+    steps = count_steps(rows, config)
+    compile_model(student, config, learning_rate, steps * epochs)
+    average = WeightAverage(student, config.average_steps)
+
+    def ask_teachers(views: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        answers = [tf.sigmoid(teacher(views, training=False)) for teacher in teachers]
+        sick, viral = tf.unstack(tf.add_n(answers) / len(answers), axis=1)
+        taught = tf.stack([sick, sick * viral], axis=1)
+        return views, TEACHER_SHARE * taught + (1.0 - TEACHER_SHARE) * targets
+
+    batches = training_batches(rows, config, epoch=PROBE_EPOCH + 1 + number).map(ask_teachers).prefetch(2)
+    student.fit(batches, steps_per_epoch=steps, epochs=epochs, callbacks=[average], verbose=2)
+    write_weights(student, average.weights())
+    return student
