@@ -1,12 +1,12 @@
 """Load test: many visitors on one server. It measures crossed results, time to verdict and memory.
 
-Real browser sessions use one ``streamlit run`` on this machine::
+Sessions without a browser (``benchmarks.visitor``) use one ``streamlit run`` on this machine::
 
-    python -m benchmarks.load_test --visitors 1 20
+    python -m benchmarks.load_test --visitors 1 50
 
-Each visitor uploads films of a size that no other visitor has, and checks that the page shows this film
-and its probability by the classifier. Times are from the upload until film and verdict are on screen. As
-the browsers share the machine's cores with the server, these times are upper bounds of the server's.
+Each visitor uploads a film of about two megapixels every ten seconds. Its size is one that no other
+visitor's film has. The page must show this film and its probability by the classifier. Times are from the
+upload until the page's run has ended. A run with real browsers checks at the end that they get the same.
 """
 
 from __future__ import annotations
@@ -23,67 +23,89 @@ from playwright.async_api import Browser, async_playwright
 
 from benchmarks.films import make_film
 from benchmarks.server import CHROMIUM_FLAGS, ROOT, cpu_seconds, find_chromium, memory_mb, serve
+from benchmarks.visitor import Visitor
 from cxr import Classifier, read_image
 from cxr.latency import cpu_name
 from cxr.rounding import format_probability
 
-BASE_PX = 1600
-UPLOADS = 5  # per visitor
+WIDTH, HEIGHT = 1600, 1250  # px of the first film
+FILMS = 4  # of each visitor
+INTERVAL_S = 10.0  # from one film of a visitor to the next
 SETTLE_S = 150  # Streamlit keeps a closed session for two minutes, in case it reconnects
+BROWSERS = 2
+
+Upload = tuple[bytes, str, str]  # the file, its description on the page, its probability there
 
 
-def draw_upload(visitor: int, upload: int) -> tuple[bytes, str]:
-    """A JPEG that only this visitor has, and its description on the page."""
-    width, height = BASE_PX + 10 * visitor, BASE_PX + 10 * upload
-    film = make_film(width, height, visitor + upload, grain=0.0)
-    return film, f"Chest film of {width} by {height} pixels"
+def draw_upload(classifier: Classifier, visitor: int, number: int) -> Upload:
+    """A JPEG that only this visitor has, and what the page must say of it."""
+    width, height = WIDTH + 2 * visitor, HEIGHT + 2 * number
+    film = make_film(width, height, visitor + number, grain=0.0)
+    probability = format_probability(classifier.predict(read_image(io.BytesIO(film))).probability)
+    return film, f"Chest film of {width} by {height} pixels", probability
 
 
-async def visit(
-    browser: Browser, url: str, visitor: int, classifier: Classifier
-) -> tuple[list[float], int]:
+async def visit(url: str, uploads: list[Upload], delay_s: float) -> tuple[list[float], int]:
     """Run one session. Returns the seconds of each upload, and how many results were not its own."""
+    await asyncio.sleep(delay_s)
+    seconds, wrong = [], 0
+    async with Visitor(url) as visitor:
+        for film, description, probability in uploads:
+            start = time.perf_counter()
+            taken, verdict, shown = await visitor.show(film)
+            seconds.append(taken)
+            wrong += shown != description or probability not in verdict
+            await asyncio.sleep(max(INTERVAL_S - (time.perf_counter() - start), 0.0))
+    return seconds, wrong
+
+
+async def drive(url: str, uploads: list[list[Upload]]) -> tuple[list[float], int]:
+    """Run the sessions of all visitors at the same time; they come one after the other."""
+    delays = [INTERVAL_S * i / len(uploads) for i in range(len(uploads))]
+    results = await asyncio.gather(*(visit(url, *pair) for pair in zip(uploads, delays, strict=True)))
+    return [s for seconds, _ in results for s in seconds], sum(wrong for _, wrong in results)
+
+
+async def visit_by_browser(browser: Browser, url: str, uploads: list[Upload]) -> int:
+    """Run one session in a browser. Returns how many results were not its own."""
     page = await browser.new_page()
     page.set_default_timeout(120_000)
     await page.goto(url)
     await page.get_by_text("Drop chest X-rays here").first.wait_for()
-    seconds, wrong = [], 0
-    for upload in range(UPLOADS):
-        data, description = draw_upload(visitor, upload)
-        expected = format_probability(classifier.predict(read_image(io.BytesIO(data))).probability)
-        start = time.perf_counter()
+    wrong = 0
+    for film, description, probability in uploads:
         drop_zone = page.locator("input[type=file]")
-        await drop_zone.set_input_files({"name": "film.jpg", "mimeType": "image/jpeg", "buffer": data})
+        await drop_zone.set_input_files({"name": "film.jpg", "mimeType": "image/jpeg", "buffer": film})
         await page.locator(f'img[alt^="{description}"]').wait_for()
-        seconds.append(time.perf_counter() - start)
         heading = await page.get_by_role("heading", name="Pneumonia").first.inner_text()
-        wrong += expected not in heading
+        wrong += probability not in heading
         await page.get_by_role("button", name="Remove").first.click()
         await page.get_by_text("Drop a film or click a sample").wait_for()
     await page.close()
-    return seconds, wrong
+    return wrong
 
 
-async def drive(url: str, visitors: int, chromium: str) -> tuple[list[float], int]:
-    """Run the sessions of all visitors at the same time."""
-    classifier = Classifier.load("int8")
+async def check_browsers(url: str, uploads: list[list[Upload]]) -> int:
+    """Run sessions in browsers at the same time. Returns how many results were not their own."""
     async with async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
-        results = await asyncio.gather(*(visit(browser, url, v, classifier) for v in range(visitors)))
+        browser = await driver.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
+        wrong = await asyncio.gather(*(visit_by_browser(browser, url, films) for films in uploads))
         await browser.close()
-    return [s for seconds, _ in results for s in seconds], sum(wrong for _, wrong in results)
+    return sum(wrong)
 
 
-def measure(visitors: int, rounds: int, chromium: str) -> dict[str, str]:
+def measure(visitors: int, rounds: int, classifier: Classifier) -> dict[str, str]:
     """Measure a new server with visitors who come and go in rounds. Returns a row of the table."""
+    uploads = [[draw_upload(classifier, v, n) for n in range(FILMS)] for v in range(visitors)]
     with serve(ROOT / "streamlit_app" / "app.py") as (url, pid):
-        asyncio.run(drive(url, 1, chromium))  # loads what all sessions share
+        asyncio.run(drive(url, uploads[:1]))  # loads what all sessions share
         before, spent = memory_mb(pid, "VmRSS"), cpu_seconds(pid)
         seconds, wrong, after = [], 0, []
         for _ in range(rounds):
-            taken, crossed = asyncio.run(drive(url, visitors, chromium))
+            taken, crossed = asyncio.run(drive(url, uploads))
             seconds, wrong = seconds + taken, wrong + crossed
-            time.sleep(SETTLE_S)
+            if rounds > 1:
+                time.sleep(SETTLE_S)
             after.append(f"{memory_mb(pid, 'VmRSS'):.0f}")
         spent = (cpu_seconds(pid) - spent) / len(seconds)
         peak = memory_mb(pid, "VmHWM")
@@ -105,14 +127,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.load_test", description=__doc__.split("\n", maxsplit=1)[0]
     )
-    parser.add_argument("--visitors", type=int, nargs="+", default=[1, 20])
-    parser.add_argument("--rounds", type=int, default=1)
-    args = parser.parse_args()
-    print(
-        f"{cpu_name()}, {os.cpu_count()} cores for server and browsers; films of about 2.6 megapixels\n"
+    parser.add_argument("--visitors", type=int, nargs="+", default=[1, 50])
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="visits of each, with a pause for sessions to end"
     )
-    rows = [measure(visitors, args.rounds, find_chromium()) for visitors in args.visitors]
+    args = parser.parse_args()
+    classifier = Classifier.load("int8")
+    print(f"{cpu_name()}, {os.cpu_count()} cores for server and visitors\n")
+    rows = [measure(visitors, args.rounds, classifier) for visitors in args.visitors]
     print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
+    uploads = [[draw_upload(classifier, v, n) for n in range(FILMS)] for v in range(BROWSERS)]
+    with serve(ROOT / "streamlit_app" / "app.py") as (url, _):
+        wrong = asyncio.run(check_browsers(url, uploads))
+    print(f"\n{BROWSERS} browsers, {BROWSERS * FILMS} films: {wrong} wrong results")
 
 
 if __name__ == "__main__":

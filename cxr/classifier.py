@@ -29,6 +29,7 @@ class Prediction:
     """The result of the model for one film.
 
     Attributes:
+        image: uint8 (1, S, S, 1), the network's input: the box of the lungs.
         label: NORMAL or PNEUMONIA, by the card's threshold.
         probability: calibrated, 0..1, for the card's prevalence.
         uncertain: whether the probability lies in the card's uncertain band.
@@ -50,6 +51,7 @@ class Prediction:
             the lungs, and ``screening``.
     """
 
+    image: np.ndarray
     label: str
     probability: float
     uncertain: bool
@@ -124,11 +126,10 @@ class Classifier:
         """
         lungs = lungs or self.finder.find(pixels)
         start = time.perf_counter()
-        image = preprocess(pixels, self.card.input_size, lungs.box or WHOLE)[np.newaxis]
+        image = self.prepare(pixels, lungs)
         prepared = time.perf_counter()
-        with self._lock:
-            locked = time.perf_counter()
-            output = self._runner(**{INPUT: image})
+        output, run_ms = self.run(image)
+        ran = time.perf_counter()
         card = self.card
         evidence, weights = spread_evidence(output["evidence"][0, :, :, 0], lungs)
         logit = float(evidence.mean(dtype=np.float64))
@@ -149,6 +150,7 @@ class Classifier:
             screening = REFUSED
         screened = time.perf_counter()
         return Prediction(
+            image=image,
             label=card.labels[is_positive],
             probability=probability,
             uncertain=card.uncertain[0] <= probability <= card.uncertain[1],
@@ -164,10 +166,21 @@ class Classifier:
             latency_ms={
                 "lungs": lungs.latency_ms,
                 "preprocess": (prepared - start) * 1e3,
-                "inference": (pooled - locked) * 1e3,
+                "inference": run_ms + (pooled - ran) * 1e3,
                 "screening": (screened - interpreted) * 1e3,
             },
         )
+
+    def prepare(self, pixels: np.ndarray, lungs: Lungs) -> np.ndarray:
+        """The network's input, uint8 (1, S, S, 1): the box of the lungs of an image uint8 (H, W)."""
+        return preprocess(pixels, self.card.input_size, lungs.box or WHOLE)[np.newaxis]
+
+    def run(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+        """The network's outputs, and how long it took without waiting for its turn, ms."""
+        with self._lock:
+            start = time.perf_counter()
+            output = self._runner(**{INPUT: image})
+            return output, (time.perf_counter() - start) * 1e3
 
 
 def spread_evidence(cells: np.ndarray, lungs: Lungs) -> tuple[np.ndarray, np.ndarray]:

@@ -1,65 +1,82 @@
-"""Measure latency by repeated warm runs, by stage, with several models taking turns."""
+"""Measure the inference of both networks by repeated warm runs, with several models taking turns."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cxr.classifier import Classifier
+from cxr.classifier import Classifier, Prediction
 
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """Wall times of repeated warm runs of one model on one film.
+    """Wall times of repeated warm runs on one film, which is not prepared again.
 
     Attributes:
-        samples_ms: stage (``preprocess``, ``inference``, ``screening``) to float64 (repeats,).
+        samples_ms: float64 (runs,) by network: ``lungs``, ``classifier``, and ``both``, their sum.
         num_threads: threads of the inference.
     """
 
     samples_ms: dict[str, np.ndarray]
     num_threads: int
 
-    def median_ms(self, stage: str) -> float:
-        """The median of a stage."""
-        return float(np.median(self.samples_ms[stage]))
+    @property
+    def runs(self) -> int:
+        """How many runs were timed."""
+        return len(self.samples_ms["both"])
 
-    def p95_ms(self, stage: str) -> float:
-        """The 95th percentile of a stage."""
-        return float(np.percentile(self.samples_ms[stage], 95))
+    def median_ms(self, network: str = "both") -> float:
+        """The median of a network, or of both together."""
+        return float(np.median(self.samples_ms[network]))
+
+    def p95_ms(self, network: str = "both") -> float:
+        """The 95th percentile of a network, or of both together."""
+        return float(np.percentile(self.samples_ms[network], 95))
 
 
 def measure_latency(
-    classifiers: Sequence[Classifier], pixels: np.ndarray, repeats: int = 30, warmup: int = 3
+    classifiers: Sequence[Classifier],
+    prediction: Prediction,
+    repeats: int = 30,
+    warmup: int = 3,
+    budget_ms: float = math.inf,
 ) -> list[Latency]:
-    """Time classifiers on the same film. They take turns, so that drift of the machine affects all.
+    """Time the networks of classifiers on the same film. They take turns, so that drift of the machine
+    affects all.
 
     Args:
         classifiers: one or more.
-        pixels: uint8 (H, W).
+        prediction: of one of them for the film, whose lungs it has found; the inputs of all must be of
+            the same size.
         repeats: timed runs of each, 1 or more.
         warmup: runs of each before these, which are not counted.
+        budget_ms: time after which no other round begins; there is one timed round in any case.
 
     Returns:
         A ``Latency`` for each classifier, in order.
     """
-    runs: list[list[dict[str, float]]] = [[] for _ in classifiers]
+    runs: list[list[tuple[float, float]]] = [[] for _ in classifiers]
+    end = time.perf_counter() + budget_ms / 1e3
     for repeat in range(warmup + repeats):
+        if repeat > warmup and time.perf_counter() > end:
+            break
         for samples, classifier in zip(runs, classifiers, strict=True):
-            latency_ms = classifier.predict(pixels).latency_ms
+            lungs_ms = classifier.finder.run(prediction.lungs.image)[1]
+            times = lungs_ms, classifier.run(prediction.image)[1]
             if repeat >= warmup:
-                samples.append(latency_ms)
-    return [
-        Latency(
-            samples_ms={stage: np.array([s[stage] for s in samples]) for stage in samples[0]},
-            num_threads=classifier.num_threads,
-        )
-        for samples, classifier in zip(runs, classifiers, strict=True)
-    ]
+                samples.append(times)
+    measured = []
+    for samples, classifier in zip(runs, classifiers, strict=True):
+        lungs, own = np.array(samples).T
+        times_ms = {"lungs": lungs, "classifier": own, "both": lungs + own}
+        measured.append(Latency(times_ms, classifier.num_threads))
+    return measured
 
 
 def cpu_name() -> str:

@@ -43,6 +43,7 @@ class Lungs:
         cut_off: the edges of the image that the lungs reach, of ``EDGES``; they may go on beyond.
         quarter_turns: by how many quarter turns counterclockwise the image seems to be rotated, 0..3.
         latency_ms: wall time of finding them, without waiting for the model.
+        image: the network's input, uint8 (1, S, S, 1); None if they were not found by a network.
     """
 
     mask: np.ndarray
@@ -50,6 +51,7 @@ class Lungs:
     cut_off: tuple[str, ...]
     quarter_turns: int
     latency_ms: float = 0.0
+    image: np.ndarray | None = None
 
 
 class LungFinder:
@@ -81,11 +83,10 @@ class LungFinder:
     def find(self, pixels: np.ndarray) -> Lungs:
         """Find the lungs in uint8 (H, W), 0 black .. 255 white."""
         start = time.perf_counter()
-        image = preprocess(pixels, self.card.input_size)[np.newaxis]
+        image = self.prepare(pixels)
         prepared = time.perf_counter()
-        with self._lock:
-            locked = time.perf_counter()
-            output = self._runner(image=image)
+        output, run_ms = self.run(image)
+        ran = time.perf_counter()
         mask, turn = output["lungs"][0, :, :, 0], output["turn"][0]
         area, certain = np.mean(mask >= 0.5), np.mean(mask >= CERTAIN)
         is_found = area >= MIN_AREA and certain >= MIN_CERTAIN_SHARE * area
@@ -96,8 +97,20 @@ class LungFinder:
             box=box,
             cut_off=_find_cut_edges(mask) if is_found else (),
             quarter_turns=int(turn.argmax()) if turn.max() >= TURN_PROBABILITY else 0,
-            latency_ms=(done - locked + prepared - start) * 1e3,
+            latency_ms=(done - ran + prepared - start) * 1e3 + run_ms,
+            image=image,
         )
+
+    def prepare(self, pixels: np.ndarray) -> np.ndarray:
+        """The network's input, uint8 (1, S, S, 1), of an image uint8 (H, W)."""
+        return preprocess(pixels, self.card.input_size)[np.newaxis]
+
+    def run(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+        """The network's outputs, and how long it took without waiting for its turn, ms."""
+        with self._lock:
+            start = time.perf_counter()
+            output = self._runner(image=image)
+            return output, (time.perf_counter() - start) * 1e3
 
 
 def find_box(mask: np.ndarray) -> Box:

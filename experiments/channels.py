@@ -49,8 +49,9 @@ def sweep_channels(study: Study, teachers: list[Path]) -> str:
     rows = [_measure(study, name, model, reference) for name, model in models.items()]
     for threads in THREADS:
         classifiers = [study.classifier(model, threads) for model in models.values()]
-        times = measure_latency(classifiers, study.validation.films.images[0, ..., 0], 100, 10)
-        medians = [time.median_ms("inference") for time in times]
+        prediction = classifiers[0].predict(study.validation.films.images[0, ..., 0])
+        times = measure_latency(classifiers, prediction, repeats=100, warmup=10)
+        medians = [time.median_ms("classifier") for time in times]
         for row, median in zip(rows, medians, strict=True):
             row[f"time, {threads} thread(s)"] = f"{median / medians[0]:.2f}"
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)

@@ -1,5 +1,6 @@
 """CXR Lite in one page. Start it with ``streamlit run streamlit_app/app.py``."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -71,13 +72,14 @@ if not screening.admits(prediction, chest_film):
 verdict.show(prediction, classifier.card)
 left, right = st.columns(2, gap="large")
 with left:
-    draw_ms = viewer.show(chest_film, prediction, classifier.card)
-    report.offer(chest_film, prediction, classifier.card)
+    drawing = viewer.show(chest_film, prediction, classifier.card)
+    small = dataclasses.replace(chest_film, pixels=drawing.pixels)
+    report.offer(small, prediction, classifier.card)
 with right:
     verdict.explain(prediction, classifier.card)
     threshold.explore(prediction, classifier.card)
-    (measured,) = latency.measure([classifier], chest_film)
-    latency.show(measured, model, chest_film.decode_ms, draw_ms)
+    (measured,) = latency.measure([classifier], chest_film, prediction)
+    latency.show(prediction, measured, model, chest_film.decode_ms, drawing.draw_ms)
 try:
     comparison.show(chest_film, classifier.num_threads)
 except InvalidModelError as error:

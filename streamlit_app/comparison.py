@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import altair as alt
 import pandas as pd
 import streamlit as st
 
@@ -12,6 +11,7 @@ from cxr import Classifier, Latency, ModelCard, Prediction, overlay_evidence
 from cxr.classifier import MODEL_NAMES
 from cxr.novelty import TYPICAL
 from cxr.rounding import format_number
+from streamlit_app.charts import draw_runs
 from streamlit_app.latency import measure
 from streamlit_app.sidebar import load_model
 from streamlit_app.state import COMPARE, ShownFilm
@@ -30,7 +30,7 @@ def show(film: ShownFilm, num_threads: int) -> None:
         return
     classifiers = [load_model(name, num_threads).classifier for name in MODEL_NAMES]
     predictions = [classifier.predict(film.pixels) for classifier in classifiers]
-    times = measure(classifiers, film)
+    times = measure(classifiers, film, predictions[0])
     with st.sidebar:
         _show_numbers(classifiers, predictions, times)
     st.subheader("Evidence, int8 and float32", anchor=False)
@@ -53,33 +53,22 @@ def _tell(prediction: Prediction, card: ModelCard) -> str:
 def _show_numbers(
     classifiers: Sequence[Classifier], predictions: Sequence[Prediction], times: Sequence[Latency]
 ) -> None:
-    medians = [latency.median_ms("inference") for latency in times]
+    medians = [latency.median_ms() for latency in times]
     table = pd.DataFrame(
         {
             "size": [f"{c.card.size_bytes / 1e6:.1f} MB" for c in classifiers],
             "probability": [_tell(p, c.card) for p, c in zip(predictions, classifiers, strict=True)],
             "screening": [p.screening or "none" for p in predictions],
             "median": [f"{median:.1f} ms" for median in medians],
-            "p95": [f"{latency.p95_ms('inference'):.1f} ms" for latency in times],
+            "p95": [f"{latency.p95_ms():.1f} ms" for latency in times],
         },
         index=pd.Index(MODEL_NAMES, name="model"),
     )
     st.table(table.T)
-    runs = pd.concat(
-        pd.DataFrame({"model": name, "inference, ms": latency.samples_ms["inference"]})
-        for name, latency in zip(MODEL_NAMES, times, strict=True)
-    )
-    st.altair_chart(
-        alt.Chart(runs, height=130)
-        .mark_tick(thickness=2, opacity=0.6, color="#0f7b8a")
-        .encode(
-            x=alt.X("inference, ms", scale=alt.Scale(zero=True)),
-            y=alt.Y("model", title=None),
-            tooltip=["model", alt.Tooltip("inference, ms", format=".2f")],
-        ),
-        alt="Inference times of all runs, one row per model",
-    )
+    samples = {name: latency.samples_ms["both"] for name, latency in zip(MODEL_NAMES, times, strict=True)}
+    st.html(draw_runs(samples, "Inference times of all runs, one row per model"))
     st.caption(
-        f"Each mark is one warm run of {len(runs) // len(classifiers)}; the models took turns. int8 "
-        f"takes {medians[0] / medians[1]:.2f} of float32's time here."
+        f"Each mark is one warm run of {times[0].runs}, of the network that finds the lungs and of the "
+        f"classifier; the models took turns. int8 takes {medians[0] / medians[1]:.2f} of float32's time "
+        "here. Both find the lungs with the same int8 network."
     )

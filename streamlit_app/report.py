@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from pathlib import Path
 
@@ -23,11 +22,16 @@ TEMPLATE = jinja2.Environment(autoescape=True).from_string(
 
 
 def offer(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
-    """Show the download button. The report is made when the button is pressed."""
-    small = dataclasses.replace(film, pixels=shrink(film.pixels))  # the button must not keep all pixels
+    """Show the download button. The report is made when the button is pressed.
+
+    Args:
+        film: in the size in which it is shown, because the button keeps it.
+        prediction: of the film.
+        card: of the model.
+    """
     st.download_button(
         "Download a report",
-        lambda: make_report(small, prediction, card),
+        lambda: make_report(film, prediction, card),
         f"cxr_lite_{film.digest[:8]}.html",
         "text/html",
         on_click="ignore",

@@ -60,8 +60,16 @@ class FilmSlot:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """The pictures of a film and of its evidence, as data URLs, and how long it took to make them."""
+    """The pictures of a film and of its evidence, and how long it took to make them.
 
+    Attributes:
+        pixels: the film in the size in which it is shown, uint8 (h, w).
+        film: that as a data URL.
+        layer: the evidence as a data URL.
+        draw_ms: the time for resizing, coloring and encoding.
+    """
+
+    pixels: np.ndarray
     film: str
     layer: str
     draw_ms: float

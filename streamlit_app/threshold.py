@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import altair as alt
-import pandas as pd
 import streamlit as st
 
 from cxr import ModelCard, Prediction
 from cxr.rounding import format_number, format_probability
+from streamlit_app.charts import Point, draw_roc
 from streamlit_app.state import THRESHOLD
 from streamlit_app.verdict import tell_threshold
 
 SPLITS = {"test": "official test", "validation": "validation"}
-COLORS = ("#0f7b8a", "#7a8a99")
 
 
 def explore(prediction: Prediction, card: ModelCard) -> None:
@@ -31,7 +29,9 @@ def explore(prediction: Prediction, card: ModelCard) -> None:
             f"and a specificity of {points['validation'][1]:.1%}; the model's own threshold of "
             f"{tell_threshold(prediction, card)} was chosen there."
         )
-        st.altair_chart(_draw_roc(card, points), alt="ROC curves with the chosen point")
+        curves = {name: _curve(card, split) for split, name in SPLITS.items()}
+        chosen_points = {name: points[split] for split, name in SPLITS.items()}
+        st.html(draw_roc(curves, chosen_points, "ROC curves with the chosen point"))
 
 
 def count_children(card: ModelCard, sensitivity: float, specificity: float) -> str:
@@ -46,36 +46,12 @@ def count_children(card: ModelCard, sensitivity: float, specificity: float) -> s
     )
 
 
-def _point(card: ModelCard, split: str, percent: int) -> tuple[float, float]:
+def _point(card: ModelCard, split: str, percent: int) -> Point:
     points = card.operating_points[split]
     at = points["threshold"].index(percent / 100)
     return points["sensitivity"][at], points["specificity"][at]
 
 
-def _draw_roc(card: ModelCard, points: dict[str, tuple[float, float]]) -> alt.LayerChart:
-    curves = pd.concat(
-        pd.DataFrame(card.operating_points[split]).assign(films=name) for split, name in SPLITS.items()
-    )
-    chosen = pd.DataFrame(
-        [
-            {"films": name, "sensitivity": points[split][0], "specificity": points[split][1]}
-            for split, name in SPLITS.items()
-        ]
-    )
-    axis = alt.Axis(values=[0.6, 0.7, 0.8, 0.9, 1.0], format=".1f")
-    x = alt.X("specificity", axis=axis, scale=alt.Scale(domain=[0.6, 1.0], reverse=True, clamp=True))
-    y = alt.Y("sensitivity", axis=axis, scale=alt.Scale(domain=[0.6, 1.0], clamp=True))
-    color = alt.Color(
-        "films",
-        sort=list(SPLITS.values()),
-        scale=alt.Scale(range=COLORS),
-        legend=alt.Legend(orient="top", title=None),
-    )
-    tooltip = [alt.Tooltip(name, format=".3f") for name in ("sensitivity", "specificity")]
-    line = alt.Chart(curves, height=240).mark_line().encode(x=x, y=y, color=color, order="threshold")
-    point = (
-        alt.Chart(chosen)
-        .mark_point(size=110, filled=True, opacity=1)
-        .encode(x=x, y=y, color=color, tooltip=["films", *tooltip])
-    )
-    return alt.layer(line, point)
+def _curve(card: ModelCard, split: str) -> list[Point]:
+    points = card.operating_points[split]
+    return list(zip(points["sensitivity"], points["specificity"], strict=True))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import altair as alt
-import pandas as pd
 import streamlit as st
 
 from cxr import ModelCard, Prediction
 from cxr.rounding import format_number, format_probability
+from streamlit_app.charts import draw_probability
 from streamlit_app.screening import badge
 
 
@@ -19,10 +18,8 @@ def show(prediction: Prediction, card: ModelCard) -> None:
         f"{uncertain}{badge(prediction.screening)}",
         anchor=False,
     )
-    st.altair_chart(
-        _draw_bar(prediction.probability, card),
-        alt=f"Probability {tell_probability(prediction, card)} on a bar from 0 to 1",
-    )
+    text = f"Probability {tell_probability(prediction, card)} on a bar from 0 to 1"
+    st.html(draw_probability(prediction.probability, card.threshold, card.uncertain, text))
 
 
 def tell_verdict(prediction: Prediction, card: ModelCard) -> str:
@@ -90,25 +87,3 @@ def tell_external(card: ModelCard) -> str:
         f"{sensitivity['value']:.0%} of the films with pneumonia found and "
         f"{specificity['value']:.0%} of the others cleared."
     )
-
-
-def _draw_bar(probability: float, card: ModelCard) -> alt.LayerChart:
-    low, high = card.uncertain
-    values = pd.DataFrame(
-        {
-            "probability": [probability],
-            "threshold": [card.threshold],
-            "low": [low],
-            "high": [high],
-            "zero": [0.0],
-            "one": [1.0],
-        }
-    )
-    title = "probability, the threshold, and the uncertain band (gray)"
-    axis = alt.Axis(title=title, values=[0, 0.5, 1], grid=False)
-    x = alt.X("zero", scale=alt.Scale(domain=[0, 1]), axis=axis)
-    track = alt.Chart(values).mark_bar(size=14, opacity=0.25, color="#7a8a99").encode(x=x, x2="one")
-    bar = alt.Chart(values).mark_bar(size=14, color="#0f7b8a").encode(x=x, x2="probability")
-    band = alt.Chart(values).mark_bar(size=30, opacity=0.3, color="#7a8a99").encode(x="low", x2="high")
-    tick = alt.Chart(values).mark_tick(size=30, thickness=3, color="#d9722e").encode(x="threshold")
-    return alt.layer(band, track, bar, tick).properties(height=90)

@@ -29,12 +29,8 @@ _viewer = st.components.v2.component(
 )
 
 
-def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> float:
-    """Show the film with the evidence over it.
-
-    Returns:
-        How long it took to resize, color and encode the two pictures, ms.
-    """
+def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
+    """Show the film with the evidence over it. Returns the two pictures."""
     drawing = _draw(film, prediction, card)
     _view(film, drawing.film, drawing.layer)
     st.caption(
@@ -42,7 +38,7 @@ def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> float:
         f"for every film. {tell_resolution(film, prediction, card)}, so it points to a region, not to a "
         "lesion."
     )
-    return drawing.draw_ms
+    return drawing
 
 
 def tell_resolution(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str:
@@ -58,13 +54,13 @@ def tell_resolution(film: ShownFilm, prediction: Prediction, card: ModelCard) ->
 
 def show_alone(film: ShownFilm) -> None:
     """Show the film without evidence."""
-    _view(film, _draw_film(film), None)
+    _view(film, _encode(shrink(film.pixels)), None)
 
 
 def shrink(pixels: np.ndarray, longest_px: int = SHOWN_PX) -> np.ndarray:
     """A copy whose longer side is at most ``longest_px``, uint8 (h, w)."""
     image = Image.fromarray(pixels)
-    image.thumbnail((longest_px, longest_px))
+    image.thumbnail((longest_px, longest_px), Image.Resampling.HAMMING)  # twice as fast as bicubic
     return np.asarray(image)
 
 
@@ -81,15 +77,16 @@ def _draw(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
     key, state = (film.digest, film.was_inverted, card.sha256), get_state()
     if state.drawing is None or state.drawing[0] != key:
         start = time.perf_counter()
-        picture = _draw_film(film)
+        pixels = shrink(film.pixels)
+        picture = _encode(pixels)
         layer = color_evidence(prediction.evidence, card.evidence_scale, (LAYER_PX, LAYER_PX))
-        layer_url = to_data_url(layer, "PNG")
-        state.drawing = key, Drawing(picture, layer_url, (time.perf_counter() - start) * 1e3)
+        layer_url = to_data_url(layer, "PNG", compress_level=1)
+        state.drawing = key, Drawing(pixels, picture, layer_url, (time.perf_counter() - start) * 1e3)
     return state.drawing[1]
 
 
-def _draw_film(film: ShownFilm) -> str:
-    return to_data_url(shrink(film.pixels), "JPEG", quality=92)
+def _encode(pixels: np.ndarray) -> str:
+    return to_data_url(pixels, "JPEG", quality=92)
 
 
 def _view(film: ShownFilm, picture: str, layer: str | None) -> None:

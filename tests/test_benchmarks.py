@@ -1,3 +1,4 @@
+import asyncio
 import io
 import subprocess
 import sys
@@ -10,8 +11,12 @@ from benchmarks.end_to_end import installed_mb
 from benchmarks.films import make_film
 from benchmarks.operators import summarize
 from benchmarks.roofline import count_macs
+from benchmarks.server import serve
 from benchmarks.table import print_rows
+from benchmarks.visitor import Visitor
+from cxr import Classifier, read_image
 from cxr.classifier import find_model
+from cxr.rounding import format_probability
 from tests.conftest import ROOT
 
 
@@ -53,3 +58,23 @@ def test_films_are_of_the_size_asked_and_differ():
 def test_installed_size_has_what_a_package_requires():
     assert installed_mb(("pandas",)) > installed_mb(("numpy",)) > 1
     assert installed_mb(("numpy", "NumPy")) == installed_mb(("numpy",))
+
+
+def test_a_visitor_without_a_browser_gets_the_verdicts_of_its_films():
+    films = [make_film(400 + 20 * i, 300, i, grain=0.0) for i in (0, 2)]
+    classifier = Classifier.load("int8")
+    expected = [classifier.predict(read_image(io.BytesIO(film))) for film in films]
+
+    async def show_all(url):
+        async with Visitor(url) as visitor:
+            return [await visitor.show(film) for film in films]
+
+    with serve(ROOT / "streamlit_app" / "app.py") as (url, _):
+        shown = asyncio.run(show_all(url))
+    for (seconds, verdict, description), prediction, width in zip(
+        shown, expected, (400, 440), strict=True
+    ):
+        assert seconds > 0
+        assert format_probability(prediction.probability) in verdict
+        assert ("unlikely" in verdict) == (prediction.label == "NORMAL")
+        assert description == f"Chest film of {width} by 300 pixels"

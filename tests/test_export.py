@@ -13,9 +13,11 @@ import training  # noqa: F401  before tensorflow
 from cxr import Classifier, LungFinder, ModelCard, read_image
 from cxr.lungs import SHIPPED
 from export.__main__ import ExportConfig, export
+from export.importance import total_cost
 from export.measure import measure_again
 from export.prune import is_pruned
 from export.quantize import choose_calibration_films
+from export.structure import count_channels, load_exported
 from export.validate import (
     Report,
     copy_finder,
@@ -23,7 +25,6 @@ from export.validate import (
     write_models,
 )
 from tests.conftest import draw_film, read_table
-from training.model import build_model
 
 tf_keras = pytest.importorskip("tf_keras")
 
@@ -56,8 +57,12 @@ def exported(run, decoded, tmp_path_factory):
         # nor does it follow lungs
         patch.setattr("export.validate.MAX_ERASED_AUROC", 1.0)
         patch.setattr("export.validate.MIN_TRANSPLANTED_AUROC", 0.0)
+        patch.setattr("export.__main__.ROUNDS", (0.6,))
+        patch.setattr("export.shrink.ROUNDS", (0.6,))
+        patch.setattr("export.shrink.PROBE_BATCHES", 1)
         finder = LungFinder.load()
-        reports = export(run, ExportConfig(sparsity=0.5, epochs=1), finder, external=external)
+        config = ExportConfig(sparsity=0.5, epochs=1, keep=0.6, last_epochs=1)
+        reports = export(run, config, finder, external=external, teachers=[run])
     write_models(out, reports, format_table(reports, finder))
     copy_finder(SHIPPED, out)
     return out, reports
@@ -111,9 +116,9 @@ def test_exported_models_keep_the_contract(exported, film):
     assert 0.2 < ratio < 0.4
 
 
-def test_pruning_leaves_half_the_pruned_weights(run, exported):
-    pruned = build_model(image_size=64)
-    pruned.load_weights(run / "pruned_weights.h5")
+def test_pruning_leaves_half_the_weights_of_fewer_channels(run, model, exported):
+    _, pruned = load_exported(run)
+    assert total_cost(pruned) <= 0.6 * total_cost(model)
     kernels = {layer.name: layer.get_weights()[0] for layer in pruned.layers if is_pruned(layer)}
     assert len(kernels) == 32  # 15 expansions, 16 projections, the top
     for kernel in kernels.values():
@@ -122,7 +127,17 @@ def test_pruning_leaves_half_the_pruned_weights(run, exported):
     assert np.mean(stem == 0) < 0.05
     _, reports = exported
     sizes = {name: len(gzip.compress(report.model)) for name, report in reports.items()}
-    assert sizes["float32"] < 0.75 * sizes["dense float32"]
+    assert sizes["float32"] < 0.5 * sizes["dense float32"]
+    provenance = reports["int8"].card.provenance["pruning"]
+    assert provenance["channels"] == count_channels(pruned)
+    assert provenance["keep"] == 0.6
+    assert provenance["criterion"] == "taylor"
+    assert len(provenance["teachers"]) == 1
+
+
+def test_a_share_of_channels_that_is_no_round_is_refused(run):
+    with pytest.raises(ValueError, match=r"keep 0\.33; accepted are 1 and 0\.75"):
+        export(run, ExportConfig(keep=0.33), LungFinder.load())
 
 
 def test_a_model_card_without_markers_is_not_overwritten(tmp_path):

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 import training  # noqa: F401  before tensorflow
+from experiments.channels import compare_criteria, sweep_channels
 from experiments.fake_quantization import fake_quantize, measure_activation_ranges
 from experiments.formats import compare_formats, least_error_range
 from experiments.layers import report_layers
 from experiments.sparsity import sweep_sparsity
 from experiments.study import load_study
 from export.prune import prune
+from export.structure import EXPORTED, save_network
 from tests.conftest import ROOT, read_table
 from training.config import TrainConfig
 from training.views import view_films
@@ -54,8 +56,8 @@ def test_least_error_ranges_clip_long_tails_alone():
 def small_study(run, model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     shutil.copy(run / "config.json", folder)
-    for name in ("best_weights.h5", "pruned_weights.h5"):
-        model.save_weights(folder / name)
+    model.save_weights(folder / "best_weights.h5")
+    save_network(model, folder / EXPORTED)
     study = load_study(folder, None)
     return dataclasses.replace(study, calibration_films=study.calibration_films[:8])
 
@@ -111,6 +113,27 @@ def test_sparsities_are_swept(small_study, monkeypatch):
             assert size[name] < 0.35 * size["not fine-tuned, float32"]
         else:
             assert table[name]["labels as float32"] == "100.0%"
+
+
+def test_channels_are_swept(small_study, monkeypatch):
+    monkeypatch.setattr("export.shrink.ROUNDS", (0.5,))
+    monkeypatch.setattr("export.shrink.PROBE_BATCHES", 1)
+    whole, half = read_table(sweep_channels(small_study, []))
+    assert [whole["time of channels"], half["time of channels"]] == ["1.00", "0.50"]
+    assert float(half["size, MB"]) < 0.7 * float(whole["size, MB"])
+    assert whole["time, 1 thread(s)"] == whole["time, 2 thread(s)"] == "1.00"
+    for row in (whole, half):
+        assert 0.0 <= float(row["lungs gray AUROC"]) <= 1.0
+        assert row["labels as whole float32"].endswith("%")
+
+
+def test_criteria_are_compared_before_and_after_an_epoch(small_study, monkeypatch):
+    monkeypatch.setattr("experiments.channels.CRITERIA", ("norm",))
+    monkeypatch.setattr("export.shrink.PROBE_BATCHES", 1)
+    cut, tuned = read_table(compare_criteria(small_study, []))
+    assert [cut["fine-tuned"], tuned["fine-tuned"]] == ["no", "1 epoch"]
+    assert cut["criterion"] == tuned["criterion"] == "norm"
+    assert cut["validation AUROC"] != tuned["validation AUROC"]
 
 
 def test_a_study_without_a_run_fails_with_a_sentence(tmp_path):

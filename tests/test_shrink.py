@@ -1,0 +1,188 @@
+"""Removing channels: what is removed, what is left, and what the smaller network learns."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import training  # noqa: F401  before tensorflow
+from export import shrink as shrinking
+from export.importance import channel_costs, choose_channels, norm_scales, observe, total_cost
+from export.shrink import ShrinkConfig, fine_tune, remove_channels, shrink
+from export.structure import (
+    Means,
+    count_channels,
+    keep_channels,
+    list_groups,
+    load_network,
+    save_network,
+)
+from training.config import TrainConfig
+from training.model import build_model
+from training.optimization import build_loss
+from training.views import view_films
+
+tf_keras = pytest.importorskip("tf_keras")
+
+CONFIG = TrainConfig(weights="none", image_size=64, film_size=64, batch_size=4, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def views(tiny_films):
+    return view_films(tiny_films.images[:12], 64).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def observed(model, tiny_films, views):
+    targets = np.stack([tiny_films.labels[:12], np.zeros(12)], axis=1).astype(np.float32)
+    return observe(model, views, targets, build_loss(CONFIG))
+
+
+def copy(model):
+    copied = tf_keras.models.clone_model(model)
+    copied.set_weights(model.get_weights())
+    return copied
+
+
+def test_groups_hold_all_channels_but_those_between_blocks(model):
+    groups = {group.prefix: group for group in list_groups(model)}
+    assert len(groups) == 17  # the stem with block 1a, fifteen blocks that expand, the last features
+    assert count_channels(model)["block1a_"] == 32
+    assert count_channels(model)["block2a_"] == 96
+    assert count_channels(model)["block7a_"] == 1152
+    assert count_channels(model)["top_"] == 1280
+    with pytest.raises(ValueError, match="EfficientNets"):
+        list_groups(build_model("mobilenet_v2", 64))
+
+
+def test_keeping_all_channels_changes_nothing(model, views, observed):
+    _, means = observed
+    everything = {prefix: np.arange(n) for prefix, n in count_channels(model).items()}
+    same = keep_channels(model, everything, means)
+    np.testing.assert_array_equal(same.predict(views, verbose=0), model.predict(views, verbose=0))
+
+
+def test_channels_that_give_nothing_are_found_and_removed_without_a_trace(model, views):
+    """In each group the first eight channels are cut off from what follows."""
+    silent = copy(model)
+    for group in list_groups(silent):
+        for name, axes in group.axes.items():
+            if name.endswith(("se_reduce", "project_conv", "logit", "cause")):
+                layer = silent.get_layer(name)
+                kernel, *bias = layer.get_weights()
+                index = [slice(None)] * kernel.ndim
+                index[axes[0]] = slice(0, 8)
+                kernel[tuple(index)] = 0.0
+                layer.set_weights([kernel, *bias])
+    targets = np.tile(np.float32([[1.0, 0.0]]), (len(views), 1))
+    importance, means = observe(silent, views, targets, build_loss(CONFIG))
+    for values in importance.values():
+        assert values[:8].max() < 1e-9 * values.max()
+    kept = {prefix: np.arange(8, n) for prefix, n in count_channels(silent).items()}
+    smaller = keep_channels(silent, kept, means)
+    assert all(a - b == 8 for a, b in zip(
+        count_channels(silent).values(), count_channels(smaller).values(), strict=True
+    ))  # fmt: skip
+    expected = silent.predict(views, verbose=0)
+    np.testing.assert_allclose(smaller.predict(views, verbose=0), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_mean_of_removed_features_stays(model, views, observed):
+    """Features that are the same in every image can be removed: the bias takes their part."""
+    _, means = observed
+    constant = copy(model)
+    gamma, beta, *statistics = constant.get_layer("top_bn").get_weights()
+    gamma[:100], beta[:100] = 0.0, 1.5
+    constant.get_layer("top_bn").set_weights([gamma, beta, *statistics])
+    swish = 1.5 / (1.0 + np.exp(-1.5))
+    output = means["top_"].output.copy()
+    output[:100] = swish
+    kept = {"top_": np.arange(100, 1280)}
+    expected = constant.predict(views, verbose=0)
+    smaller = keep_channels(constant, kept, {"top_": Means(output, None)})
+    np.testing.assert_allclose(smaller.predict(views, verbose=0), expected, rtol=1e-4, atol=1e-4)
+    forgetful = keep_channels(constant, kept, {"top_": Means(0.0 * output, None)})
+    assert np.abs(forgetful.predict(views, verbose=0) - expected).max() > 0.01
+
+
+def test_what_is_worth_most_for_its_cost_is_kept_within_the_budget():
+    importance = {"cheap": np.arange(1.0, 33.0), "dear": np.arange(1.0, 33.0)}
+    costs = {"cheap": 1.0, "dear": 10.0}
+    kept = choose_channels(importance, costs, budget=200.0)
+    assert all(len(indices) % 8 == 0 for indices in kept.values())
+    assert sum(costs[group] * len(indices) for group, indices in kept.items()) <= 200.0
+    assert len(kept["cheap"]) > len(kept["dear"]) >= 8
+    for indices in kept.values():  # the most important of each group, in order
+        np.testing.assert_array_equal(indices, np.arange(32 - len(indices), 32))
+    everything = choose_channels(importance, costs, budget=1e9)
+    assert [len(indices) for indices in everything.values()] == [32, 32]
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "norm"])
+def test_channels_are_removed_down_to_the_budget(model, tiny_films, criterion, monkeypatch):
+    monkeypatch.setattr(shrinking, "PROBE_BATCHES", 2)
+    whole = total_cost(model)
+    smaller = remove_channels(model, CONFIG, tiny_films, 0.5 * whole, criterion)
+    assert 0.4 * whole < total_cost(smaller) <= 0.5 * whole
+    assert smaller.count_params() < 0.6 * model.count_params()
+    assert smaller.predict(np.zeros((1, 64, 64, 2), np.float32), verbose=0).shape == (1, 2)
+
+
+def test_scales_of_norms_are_those_of_the_depthwise_convolutions(model):
+    scales = norm_scales(model)
+    gamma = model.get_layer("block3a_bn").get_weights()[0]
+    np.testing.assert_allclose(scales["block3a_"], np.abs(gamma))
+    assert set(scales) == set(channel_costs(model))
+
+
+def test_a_smaller_network_learns_what_the_whole_one_says(model, tiny_films, views, monkeypatch):
+    monkeypatch.setattr(shrinking, "PROBE_BATCHES", 2)
+    taught = views[:, ::-1]  # not what importance was measured on
+
+    def distance(network):
+        answers = (1 / (1 + np.exp(-m.predict(taught, verbose=0)[:, 0])) for m in (network, model))
+        return float(np.mean(np.abs(np.subtract(*answers))))
+
+    smaller = remove_channels(model, CONFIG, tiny_films, 0.5 * total_cost(model))
+    before = smaller.get_weights()
+    learned = fine_tune(smaller, CONFIG, tiny_films, [model], epochs=3, learning_rate=1e-3)
+    assert count_channels(learned) == count_channels(smaller)
+    assert distance(learned) < distance(smaller)
+    for old, new in zip(before, smaller.get_weights(), strict=True):  # it was not changed itself
+        np.testing.assert_array_equal(old, new)
+
+
+def test_rounds_are_saved_and_not_repeated(model, tiny_films, tmp_path, monkeypatch):
+    tuned = []
+
+    def note(network, config, films, teachers, epochs, learning_rate, number):
+        tuned.append((total_cost(network), epochs, number))
+        return network
+
+    monkeypatch.setattr(shrinking, "ROUNDS", (0.7, 0.4))
+    monkeypatch.setattr(shrinking, "PROBE_BATCHES", 1)
+    monkeypatch.setattr(shrinking, "fine_tune", note)
+    settings = ShrinkConfig(round_epochs=2)
+    rounds = list(shrink(model, CONFIG, tiny_films, settings, [model], tmp_path))
+    assert [share for share, _ in rounds] == [0.7, 0.4]
+    assert [(epochs, number) for _, epochs, number in tuned] == [(2, 0), (2, 1)]
+    for share, network in rounds:
+        assert total_cost(network) <= share * total_cost(model)
+    again = list(shrink(model, CONFIG, tiny_films, settings, [model], tmp_path))
+    assert len(tuned) == 2
+    for (_, old), (_, new) in zip(rounds, again, strict=True):
+        assert count_channels(old) == count_channels(new)
+        np.testing.assert_array_equal(old.get_weights()[0], new.get_weights()[0])
+    other = dataclasses.replace(settings, round_epochs=3)
+    with pytest.raises(ValueError, match="another configuration"):
+        next(shrink(model, CONFIG, tiny_films, other, [model], tmp_path))
+    with pytest.raises(ValueError, match="taylor, norm"):
+        next(shrink(model, CONFIG, tiny_films, ShrinkConfig(criterion="size"), [model], tmp_path / "x"))
+
+
+def test_a_saved_network_is_the_same(model, views, tmp_path):
+    save_network(model, tmp_path / "network.h5")
+    loaded = load_network(tmp_path / "network.h5")
+    np.testing.assert_array_equal(loaded.predict(views, verbose=0), model.predict(views, verbose=0))
+    with pytest.raises(FileNotFoundError, match=r"lacks other\.h5"):
+        load_network(tmp_path / "other.h5")
