@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.films import make_film
+from benchmarks.films import make_dicom_film, make_film
 from benchmarks.server import ROOT, memory_mb
 from benchmarks.table import print_rows
 
@@ -50,6 +51,23 @@ def score_folder(folder: Path, jobs: int) -> tuple[float, float]:
     return time.perf_counter() - start, peak
 
 
+def measure(
+    make: Callable[[int, int, int], bytes], suffix: str, jobs: dict[str, int], films: int, rounds: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Milliseconds of a film and peak memory in MB, float64 (rounds,), by the name of the jobs."""
+    taken: dict[str, list[float]] = {name: [] for name in jobs}
+    memory: dict[str, list[float]] = {name: [] for name in jobs}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(films):
+            (Path(folder) / f"{number:06}{suffix}").write_bytes(make(WIDTH, HEIGHT, number))
+        for _ in range(rounds):
+            for name, n in jobs.items():
+                seconds, peak = score_folder(Path(folder), n)
+                taken[name].append(seconds / films * 1e3)
+                memory[name].append(peak)
+    return tuple({name: np.array(v) for name, v in values.items()} for values in (taken, memory))
+
+
 def _peak_or_none(pid: int) -> float | None:
     try:
         return memory_mb(pid, "VmHWM")
@@ -65,19 +83,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     jobs = {f"--jobs {n}": n for n in sorted({1, 2, os.cpu_count() or 1})}
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    memory: dict[str, list[float]] = {name: [] for name in jobs}
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(args.films):
-            (Path(folder) / f"{number:06}.jpeg").write_bytes(make_film(WIDTH, HEIGHT, number))
-        for _ in range(args.rounds):
-            for name, n in jobs.items():
-                taken, peak = score_folder(Path(folder), n)
-                seconds[name].append(taken / args.films * 1e3)
-                memory[name].append(peak)
-    per_film = {name: np.array(values) for name, values in seconds.items()}
-    print_rows(f"a film of a folder, {WIDTH} x {HEIGHT} px JPEG", per_film, "--jobs 1", "ms")
-    print_rows("memory of that, peak", {n: np.array(v) for n, v in memory.items()}, "--jobs 1", "MB")
+    kinds = (("DICOM, 12 bits, lossless JPEG", make_dicom_film, ".dcm"), ("JPEG", make_film, ".jpeg"))
+    for title, make, suffix in kinds:
+        per_film, memory = measure(make, suffix, jobs, args.films, args.rounds)
+        print_rows(f"a film of a folder, {WIDTH} x {HEIGHT} px {title}", per_film, "--jobs 1", "ms")
+        print_rows("memory of that, peak", memory, "--jobs 1", "MB")
     hours = {name: np.array([np.median(values) * 1e6 / 1e3 / 3600]) for name, values in per_film.items()}
     print_rows("a million films, by that figure", hours, "--jobs 1", "hours")
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.end_to_end import installed_mb
-from benchmarks.films import make_film
+from benchmarks.films import make_dicom_film, make_film
 from benchmarks.operators import summarize
 from benchmarks.roofline import count_macs
 from benchmarks.server import serve
@@ -53,6 +53,12 @@ def test_films_are_of_the_size_asked_and_differ():
     films = [make_film(400, 300, number) for number in (0, 4)]
     assert films[0] != films[1]
     assert [Image.open(io.BytesIO(film)).size for film in films] == [(400, 300)] * 2
+
+
+def test_dicom_films_show_what_the_jpegs_show():
+    film, jpeg = (read_image(io.BytesIO(make(400, 300, 1))) for make in (make_dicom_film, make_film))
+    assert film.shape == (300, 400)
+    assert np.corrcoef(film.ravel(), jpeg.ravel())[0, 1] > 0.99
 
 
 def test_installed_size_has_what_a_package_requires():
