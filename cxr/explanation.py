@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from cxr.lungs import Lungs, upsample
+
+HEIGHTS = ("upper", "middle", "lower")
+
 # inferno of matplotlib, by Stefan van der Walt and Nathaniel Smith (CC0): uint8 (256, 3), RGB
 INFERNO = np.frombuffer(
     bytes.fromhex(
@@ -56,6 +60,34 @@ def overlay_evidence(
     index = (image.astype(np.uint16) << 8) | levels
     blended = np.take(blends.view(np.uint32).ravel(), index).view(np.uint8)
     return blended.reshape(*image.shape, 4)[..., :3]
+
+
+def locate_evidence(evidence: np.ndarray, lungs: Lungs) -> dict[str, float]:
+    """The share of the evidence for PNEUMONIA in each zone of the lungs.
+
+    Args:
+        evidence: float32 (80, 80), as in ``Prediction.evidence``.
+        lungs: where the lungs are.
+
+    Returns:
+        The shares, 0..1, by zone, ``right upper`` to ``left lower``, the largest first. Right and left
+        are the child's, as on a film that is seen from the front; upper, middle and lower are thirds of the
+        height of the lungs. Empty if there is no evidence for PNEUMONIA, or no lungs were found.
+    """
+    positive = np.maximum(evidence, 0.0)
+    if lungs.box is None or not positive.any():
+        return {}
+    mask = upsample(lungs.mask, evidence.shape) >= 0.5
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    middle = (columns[0] + columns[-1] + 1) / 2
+    thirds = np.linspace(rows[0], rows[-1] + 1, len(HEIGHTS) + 1)
+    shares = {}
+    for i, height in enumerate(HEIGHTS):
+        low = 0 if i == 0 else round(thirds[i])
+        high = len(evidence) if i == len(HEIGHTS) - 1 else round(thirds[i + 1])
+        for side, part in (("right", slice(0, round(middle))), ("left", slice(round(middle), None))):
+            shares[f"{side} {height}"] = float(positive[low:high, part].sum() / positive.sum())
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
 def color_evidence(evidence: np.ndarray, scale: float, shape: tuple[int, int]) -> np.ndarray:

@@ -33,8 +33,8 @@ st.html(  # less space above the title; captions with enough contrast (WCAG AA)
 )
 st.header("CXR Lite &ensp; :orange-badge[Not for medical use]", anchor=False)
 st.markdown(
-    "A chest X-ray in; a calibrated pneumonia probability, the evidence for it and the measured latency "
-    "out, from a 5 MB model."
+    "Upload a child's chest X-ray. See how likely pneumonia is, which lung regions drove the score, and "
+    "how long it took."
 )
 
 try:

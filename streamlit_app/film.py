@@ -66,7 +66,7 @@ def choose() -> list[Source]:
             accept_multiple_files=True,
             max_upload_size=math.ceil(MAX_BYTES / 10**6),  # the browser counts in millions of bytes
             on_change=_forget_sample,
-            help=f"Accepted is {ACCEPTED}. Files stay in this session's memory and are not stored.",
+            help=f"Accepted: {ACCEPTED}. Files stay in this session's memory and are not stored.",
         )
         st.caption(
             f"Up to {MAX_BYTES // 2**20} MB a file and {limits.MAX_SESSION_BYTES // 2**20} MB a session. "

@@ -50,6 +50,6 @@ def show(
         f"Both networks, warm: median **{latency.median_ms():.1f} ms** ({latency.median_ms('lungs'):.1f} "
         f"for the lungs, {latency.median_ms('classifier'):.1f} for the classifier), 95th percentile "
         f"{latency.p95_ms():.1f} ms over {latency.runs} warm runs, {threads}, {cpu_name()}. "
-        f"First use of this model and thread count: loading took {model.load_ms:.0f} ms and the first "
-        f"inference {model.first_inference_ms:.1f} ms."
+        f"First use of this model and thread count: loading {model.load_ms:.0f} ms, first inference "
+        f"{model.first_inference_ms:.0f} ms."
     )

@@ -13,8 +13,8 @@ from cxr.novelty import REFUSED, UNFAMILIAR
 from cxr.rounding import format_number
 from streamlit_app.screening import LOOKS_INVERTED, tell_lungs
 from streamlit_app.state import ShownFilm
-from streamlit_app.verdict import tell_external, tell_probability, tell_threshold, tell_verdict
-from streamlit_app.viewer import shrink, tell_resolution, to_data_url
+from streamlit_app.verdict import SCOPE, tell_external, tell_probability, tell_threshold, tell_verdict
+from streamlit_app.viewer import shrink, tell_place, tell_resolution, to_data_url
 
 TEMPLATE = jinja2.Environment(autoescape=True).from_string(
     Path(__file__).with_name("report.html").read_text()
@@ -74,10 +74,11 @@ def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str
         width=width,
         height=height,
         resolution=tell_resolution(film, prediction, card),
+        place=tell_place(prediction, card),
         rows=facts,
         limits=[
             "Not for medical use: no decision about a patient may be based on this.",
-            f"The model learned from children of 1 to 5 years, of one hospital. {tell_external(card)}",
+            f"{SCOPE} The model learned from children of one hospital. {tell_external(card)}",
             "The probability assumes the prevalence above; where fewer films show pneumonia, the chance "
             "is lower.",
             "The evidence shows where the score came from, not where a disease is.",

@@ -12,6 +12,7 @@ from streamlit_app.state import ShownFilm, get_state
 from streamlit_app.viewer import show_alone
 
 TURNS = {1: "rotated to the left", 2: "upside down", 3: "rotated to the right"}
+EXTERNAL = {"nih_adults": "adult films from the NIH"}
 KNOWN = "frontal chest films of children"
 LOOKS_INVERTED = "This film looks inverted: air is white in it."
 
@@ -42,8 +43,8 @@ def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> Non
     if prediction.screening == UNFAMILIAR:
         card = classifier.card
         st.warning(
-            f"**Unlike the films that the model learned from.** {_tell_novelty(prediction, card)} On "
-            f"such films its score is hardly reliable{_tell_external(card)}."
+            f"**Unfamiliar film.** {_tell_novelty(prediction, card)} On such films the score is hardly "
+            f"reliable{_tell_external(card)}."
         )
 
 
@@ -88,6 +89,12 @@ def tell_lungs(lungs: Lungs) -> list[str]:
     return told
 
 
+def name_external(card: ModelCard) -> str:
+    """What the images of another hospital are called."""
+    name = card.provenance["external"]
+    return EXTERNAL.get(name, f"films from another hospital ({name.replace('_', ' ')})")
+
+
 def override(digest: str) -> None:
     """Show the score of the file with this sha256 although it is refused."""
     get_state().overridden.add(digest)
@@ -101,11 +108,9 @@ def badge(screening: str | None) -> str:
 
 
 def _tell_novelty(prediction: Prediction, card: ModelCard) -> str:
-    unfamiliar, refused = card.novelty["unfamiliar"], card.novelty["refused"]
-    return (
-        f"Its novelty is {prediction.novelty:.2f}: 1 is usual, above {unfamiliar:.2f} a film is "
-        f"unfamiliar, above {refused:.2f} it is refused."
-    )
+    limit = card.novelty["refused" if prediction.screening == REFUSED else "unfamiliar"]
+    figures = f"novelty {prediction.novelty:.2f}, limit {limit:.2f}"
+    return f"This film differs from the training films ({figures})."
 
 
 def _tell_refused(card: ModelCard) -> str:
@@ -119,8 +124,8 @@ def _tell_external(card: ModelCard) -> str:
     if not external:
         return ""
     return (
-        f": {external['unfamiliar']['value']:.0%} of {external['films']} adult films of another "
-        f"hospital are like that, and the AUROC there is {external['auroc']['value']:.2f}"
+        f": {external['unfamiliar']['value']:.0%} of {external['films']} {name_external(card)} are like "
+        f"that, and the AUROC there is {external['auroc']['value']:.2f}"
     )
 
 

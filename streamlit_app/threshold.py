@@ -16,7 +16,7 @@ SPLITS = {"test": "official test", "validation": "validation"}
 def explore(prediction: Prediction, card: ModelCard) -> None:
     """Show a slider that moves along the ROC curve, and the consequence in children."""
     start = min(max(round(100 * card.threshold), 1), 99)
-    with st.expander("What if the threshold were another?"):
+    with st.expander("Try a different threshold"):
         percent = st.slider("Threshold (%)", 1, 99, start, key=THRESHOLD, help="Of the probability.")
         points = {split: _point(card, split, percent) for split in SPLITS}
         st.markdown(count_children(card, *points["test"]))

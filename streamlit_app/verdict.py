@@ -7,7 +7,9 @@ import streamlit as st
 from cxr import ModelCard, Prediction
 from cxr.rounding import format_number, format_probability
 from streamlit_app.charts import draw_probability
-from streamlit_app.screening import badge
+from streamlit_app.screening import badge, name_external
+
+SCOPE = "Judged: pneumonia only, in children of 1 to 5 years."
 
 
 def show(prediction: Prediction, card: ModelCard) -> None:
@@ -20,6 +22,7 @@ def show(prediction: Prediction, card: ModelCard) -> None:
     )
     text = f"Probability {tell_probability(prediction, card)} on a bar from 0 to 1"
     st.html(draw_probability(prediction.probability, card.threshold, card.uncertain, text))
+    st.caption(SCOPE)
 
 
 def tell_verdict(prediction: Prediction, card: ModelCard) -> str:
@@ -64,26 +67,25 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
     if prediction.viral_probability is not None:
         cause, held_out = (card.metrics[split]["cause_auroc"] for split in ("test", "validation"))
         st.markdown(
-            f"If it is pneumonia, a virus has a probability of {prediction.viral_probability:.2f} "
-            "against bacteria, if both are equally frequent. This second answer is weaker than the "
-            f"verdict: its AUROC is {held_out['value']:.2f} ({held_out['low']:.2f} to "
+            f"If this is pneumonia: {prediction.viral_probability:.0%} viral, "
+            f"{1.0 - prediction.viral_probability:.0%} bacterial, assuming both are equally common. This "
+            f"second answer is weaker than the verdict: its AUROC is {held_out['value']:.2f} "
+            f"({held_out['low']:.2f} to "
             f"{held_out['high']:.2f}) on the validation patients, who decide whether it is shown at all "
             f"(the lower end must reach 0.75), and {cause['value']:.2f} ({cause['low']:.2f} to "
             f"{cause['high']:.2f}) on the test films with pneumonia."
         )
-    st.caption(f"The model learned from children of 1 to 5 years, of one hospital. {tell_external(card)}")
+    st.caption(f"The model learned from children of 1 to 5 years in one hospital. {tell_external(card)}")
 
 
 def tell_external(card: ModelCard) -> str:
     """Say how good the model is on films of another hospital."""
     if not card.metrics.get("external"):
-        return "On films from other hospitals, and on adults, it has not been measured."
+        return "It has not been measured on films from other hospitals, or on adults."
     metrics = card.metrics["external"]
     auroc, sensitivity, specificity = (metrics[k] for k in ("auroc", "sensitivity", "specificity"))
     return (
-        f"On {metrics['films']} films from other hospitals "
-        f"({card.provenance['external'].replace('_', ' ')}) "
-        f"the AUROC is {auroc['value']:.2f} ({auroc['low']:.2f} to {auroc['high']:.2f}), with "
-        f"{sensitivity['value']:.0%} of the films with pneumonia found and "
-        f"{specificity['value']:.0%} of the others cleared."
+        f"On {metrics['films']} {name_external(card)} it finds {sensitivity['value']:.0%} of those with "
+        f"pneumonia and wrongly flags {1.0 - specificity['value']:.0%} of those without (AUROC "
+        f"{auroc['value']:.2f}, {auroc['low']:.2f} to {auroc['high']:.2f})."
     )

@@ -13,12 +13,13 @@ from PIL import Image
 
 from cxr import ModelCard, Prediction
 from cxr.classifier import STRIDE
-from cxr.explanation import color_evidence
+from cxr.explanation import color_evidence, locate_evidence
 from cxr.imaging import WHOLE
 from streamlit_app.state import VIEWER, Drawing, ShownFilm, get_state
 
 FOLDER = Path(__file__).resolve().parent
 SHOWN_PX = 1024  # longer side on the page; larger images would take long to send
+VISIBLE = 0.1  # of the scale: fainter evidence cannot be seen
 LAYER_PX = 320  # side of the evidence, which is smooth
 
 _viewer = st.components.v2.component(
@@ -33,12 +34,25 @@ def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
     """Show the film with the evidence over it. Returns the two pictures."""
     drawing = _draw(film, prediction, card)
     _view(film, drawing.film, drawing.layer)
-    st.caption(
-        "Color shows where in the lungs evidence for pneumonia came from, on a scale that is the same "
-        f"for every film. {tell_resolution(film, prediction, card)}, so it points to a region, not to a "
-        "lesion."
-    )
+    st.markdown(tell_place(prediction, card))
+    if prediction.evidence.max() >= VISIBLE * card.evidence_scale:
+        st.caption(
+            "Color shows where in the lungs evidence for pneumonia came from, on the same scale for all "
+            f"films; right and left are the child's. {tell_resolution(film, prediction, card)}: it points "
+            "to a region, not to a lesion."
+        )
     return drawing
+
+
+def tell_place(prediction: Prediction, card: ModelCard) -> str:
+    """Where most of the evidence lies, in words."""
+    shares = locate_evidence(prediction.evidence, prediction.lungs)
+    if not shares or prediction.evidence.max() < VISIBLE * card.evidence_scale:
+        return "No place in the lungs shows evidence for pneumonia."
+    (first, share), (second, _), *_ = shares.items()
+    if share >= 0.5:
+        return f"Most of the evidence lies in the {first} zone."
+    return f"Most of the evidence lies in the {first} and {second} zones."
 
 
 def tell_resolution(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str:

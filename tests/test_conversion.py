@@ -24,7 +24,7 @@ from export.validate import (
 from tests.conftest import draw_lungs
 from training.config import TrainConfig
 from training.flags import from_flat
-from training.model import build_model, grad_cam
+from training.model import grad_cam
 from training.validation import load_validation
 from training.views import view_films
 
@@ -56,10 +56,9 @@ def test_evidence_is_grad_cam_and_its_mean_is_the_logit(model, film):
 def test_weights_decide_the_map(model, film):
     image = preprocess(film, 64)[None].astype(np.float32)
     before = build_export_model(model)(image)["evidence"].numpy().ravel()
-    other = build_model(image_size=64)
-    other.set_weights(model.get_weights())
-    kernel = np.random.default_rng(9).standard_normal((1280, 1))
-    other.get_layer("logit").set_weights([kernel, np.array([0.0])])
+    other = model_copy(model)
+    head = other.get_layer("logit")
+    head.set_weights([np.random.default_rng(9).standard_normal(head.kernel.shape), np.array([0.0])])
     after = build_export_model(other)(image)["evidence"].numpy().ravel()
     assert np.abs(before - after).max() > 0.1 * np.abs(before).max()
 
@@ -149,6 +148,6 @@ def test_pruning_leaves_the_model_that_it_is_given(model, tiny_films):
 
 
 def model_copy(model):
-    copy = build_model(image_size=64)
+    copy = tf_keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     return copy

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from cxr import overlay_evidence
+from cxr import Lungs, overlay_evidence
+from cxr.explanation import locate_evidence
+from tests.conftest import draw_lungs
 
 HOT = np.zeros((5, 5), np.float32)
 HOT[1, 1] = 4.0
@@ -44,3 +46,36 @@ def test_refuses_ranges(film):
     for options in ({"scale": 0.0}, {"scale": 1.0, "opacity": 1.5}):
         with pytest.raises(ValueError, match="received"):
             overlay_evidence(film, HOT, **options)
+
+
+def find_lungs(box=(0.0, 0.0, 1.0, 1.0)) -> Lungs:
+    mask = np.logical_or(*draw_lungs(80)).astype(np.float32)
+    return Lungs(mask, box, cut_off=(), quarter_turns=0)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "zone"),
+    [(20, 20, "right upper"), (40, 60, "left middle"), (62, 18, "right lower"), (60, 58, "left lower")],
+)
+def test_the_zone_of_the_evidence_is_the_childs(row, column, zone):
+    """The child's right lung is on the left of the film."""
+    evidence = np.full((80, 80), -1.0, np.float32)
+    evidence[row - 4 : row + 4, column - 4 : column + 4] = 5.0
+    shares = locate_evidence(evidence, find_lungs())
+    assert next(iter(shares)) == zone
+    assert shares[zone] > 0.9
+    assert len(shares) == 6
+    assert sum(shares.values()) == pytest.approx(1.0)
+
+
+def test_evidence_in_both_lungs_is_divided_between_zones():
+    evidence = np.zeros((80, 80), np.float32)
+    evidence[58:64, 16:24], evidence[58:64, 56:60] = 3.0, 3.0
+    shares = locate_evidence(evidence, find_lungs())
+    assert list(shares)[:2] == ["right lower", "left lower"]
+    assert shares["right lower"] == pytest.approx(2 / 3)
+
+
+def test_no_zone_without_evidence_or_lungs():
+    assert locate_evidence(np.full((80, 80), -1.0, np.float32), find_lungs()) == {}
+    assert locate_evidence(np.ones((80, 80), np.float32), find_lungs(box=None)) == {}

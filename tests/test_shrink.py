@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 import training  # noqa: F401  before tensorflow
 from export import shrink as shrinking
@@ -45,12 +46,12 @@ def copy(model):
 
 
 def test_groups_hold_all_channels_but_those_between_blocks(model):
-    groups = {group.prefix: group for group in list_groups(model)}
-    assert len(groups) == 17  # the stem with block 1a, fifteen blocks that expand, the last features
-    assert count_channels(model)["block1a_"] == 32
-    assert count_channels(model)["block2a_"] == 96
-    assert count_channels(model)["block7a_"] == 1152
-    assert count_channels(model)["top_"] == 1280
+    channels = count_channels(model)
+    assert len(channels) == 11  # the stem with block 1a, nine blocks that expand, the last features
+    assert channels["block1a_"] == model.get_layer("stem_conv").filters
+    assert channels["block2a_"] == 6 * model.get_layer("block1a_project_conv").filters
+    assert channels["block6b_"] == 6 * model.get_layer("block6a_project_conv").filters
+    assert channels["top_"] == model.get_layer("logit").input_shape[-1]
     with pytest.raises(ValueError, match="EfficientNets"):
         list_groups(build_model("mobilenet_v2", 64))
 
@@ -97,7 +98,7 @@ def test_the_mean_of_removed_features_stays(model, views, observed):
     swish = 1.5 / (1.0 + np.exp(-1.5))
     output = means["top_"].output.copy()
     output[:100] = swish
-    kept = {"top_": np.arange(100, 1280)}
+    kept = {"top_": np.arange(100, len(output))}
     expected = constant.predict(views, verbose=0)
     smaller = keep_channels(constant, kept, {"top_": Means(output, None)})
     np.testing.assert_allclose(smaller.predict(views, verbose=0), expected, rtol=1e-4, atol=1e-4)
@@ -124,7 +125,7 @@ def test_channels_are_removed_down_to_the_budget(model, tiny_films, criterion, m
     whole = total_cost(model)
     smaller = remove_channels(model, CONFIG, tiny_films, 0.5 * whole, criterion)
     assert 0.4 * whole < total_cost(smaller) <= 0.5 * whole
-    assert smaller.count_params() < 0.6 * model.count_params()
+    assert smaller.count_params() < model.count_params()
     assert smaller.predict(np.zeros((1, 64, 64, 2), np.float32), verbose=0).shape == (1, 2)
 
 
@@ -135,19 +136,24 @@ def test_scales_of_norms_are_those_of_the_depthwise_convolutions(model):
     assert set(scales) == set(channel_costs(model))
 
 
-def test_a_smaller_network_learns_what_the_whole_one_says(model, tiny_films, views, monkeypatch):
+def test_a_smaller_network_learns_what_the_whole_one_says(small_backbone, tiny_films, views, monkeypatch):
+    """Although the labels say something else: the whole network calls all images pneumonia."""
     monkeypatch.setattr(shrinking, "PROBE_BATCHES", 2)
-    taught = views[:, ::-1]  # not what importance was measured on
+    model = build_model(small_backbone, image_size=64)
+    head = model.get_layer("logit")
+    head.set_weights([head.kernel.numpy(), np.array([2.0])])
 
     def distance(network):
-        answers = (1 / (1 + np.exp(-m.predict(taught, verbose=0)[:, 0])) for m in (network, model))
+        answers = (expit(m.predict(views, verbose=0)[:, 0]) for m in (network, model))
         return float(np.mean(np.abs(np.subtract(*answers))))
 
     smaller = remove_channels(model, CONFIG, tiny_films, 0.5 * total_cost(model))
+    smaller.get_layer("logit").set_weights([smaller.get_layer("logit").kernel.numpy(), np.array([0.0])])
     before = smaller.get_weights()
-    learned = fine_tune(smaller, CONFIG, tiny_films, [model], epochs=3, learning_rate=1e-3)
+    config = dataclasses.replace(CONFIG, average_steps=1)  # there are 24 steps in all
+    learned = fine_tune(smaller, config, tiny_films, [model], epochs=3, learning_rate=1e-2)
     assert count_channels(learned) == count_channels(smaller)
-    assert distance(learned) < distance(smaller)
+    assert distance(learned) < 0.5 * distance(smaller)
     for old, new in zip(before, smaller.get_weights(), strict=True):  # it was not changed itself
         np.testing.assert_array_equal(old, new)
 

@@ -75,7 +75,7 @@ def test_comparison_and_threshold_explorer(open_page):
     page.get_by_role("heading", name="Evidence, int8 and float32").wait_for()
     page.get_by_role("img", name="Evidence of float32").wait_for()
     page.get_by_text(re.compile("int8 takes .* of float32's time")).wait_for()
-    page.get_by_text("What if the threshold were another?").click()
+    page.get_by_text("Try a different threshold").click()
     page.get_by_text(re.compile("^Of 100 children")).wait_for()
     keep(page, "comparison")
     check_accessibility(page)

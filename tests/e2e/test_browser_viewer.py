@@ -36,7 +36,7 @@ def test_settings_of_the_viewer_end_with_their_film(open_page):
     page.get_by_label("Contrast").fill("200")
     page.get_by_role("button", name="Invert").press("Enter")
     assert "invert(1)" in film.evaluate("film => film.style.filter")
-    page.get_by_text("What if the threshold were another?").click()
+    page.get_by_text("Try a different threshold").click()
     page.get_by_role("slider", name="Threshold").press("ArrowRight")  # the film is the same
     settle(page)
     assert "invert(1)" in film.evaluate("film => film.style.filter")
