@@ -71,8 +71,8 @@ def locate_evidence(evidence: np.ndarray, lungs: Lungs) -> dict[str, float]:
 
     Returns:
         The shares, 0..1, by zone, ``right upper`` to ``left lower``, the largest first. Right and left
-        are the child's, as on a film that is seen from the front; upper, middle and lower are thirds of the
-        height of the lungs. Empty if there is no evidence for PNEUMONIA, or no lungs were found.
+        are the child's, as on a film that is seen from the front; upper, middle and lower are thirds of
+        the height of the lungs. Empty if there is no evidence for PNEUMONIA, or no lungs were found.
     """
     positive = np.maximum(evidence, 0.0)
     if lungs.box is None or not positive.any():

@@ -38,8 +38,8 @@ def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
     if prediction.evidence.max() >= VISIBLE * card.evidence_scale:
         st.caption(
             "Color shows where in the lungs evidence for pneumonia came from, on the same scale for all "
-            f"films; right and left are the child's. {tell_resolution(film, prediction, card)}: it points "
-            "to a region, not to a lesion."
+            f"films; right and left are the child's. {tell_resolution(film, prediction, card)}: it "
+            "points to a region, not to a lesion."
         )
     return drawing
 
