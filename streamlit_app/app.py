@@ -76,8 +76,9 @@ with left:
     small = dataclasses.replace(chest_film, pixels=drawing.pixels)
     report.offer(small, prediction, classifier.card)
 with right:
-    verdict.explain(prediction, classifier.card)
-    threshold.explore(prediction, classifier.card)
+    if not screening.is_refused(prediction):  # test figures say nothing about such an image
+        verdict.explain(prediction, classifier.card)
+        threshold.explore(prediction, classifier.card)
     (measured,) = latency.measure([classifier], chest_film, prediction)
     latency.show(prediction, measured, model, chest_film.decode_ms, drawing.draw_ms)
 try:

@@ -40,6 +40,13 @@ def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> Non
             _request_inversion,
             film,
         )
+    if prediction.screening == REFUSED and film.digest in get_state().overridden:
+        has_lungs = prediction.lungs.box is not None
+        reason = (
+            "does not look like a frontal chest X-ray" if has_lungs else "has no lungs that were found"
+        )
+        st.error(f"**This score means nothing.** The image {reason}. You asked for the score anyway.")
+        st.button("Withdraw the score", on_click=_withdraw_override, args=(film.digest,))
     if prediction.screening == UNFAMILIAR:
         card = classifier.card
         st.warning(
@@ -48,9 +55,14 @@ def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> Non
         )
 
 
+def is_refused(prediction: Prediction) -> bool:
+    """Whether the film is refused, even if its score is shown because the visitor wants it."""
+    return prediction.screening == REFUSED
+
+
 def admits(prediction: Prediction, film: ShownFilm) -> bool:
     """Whether the score is shown, because the film is not refused or the visitor wants it anyway."""
-    return prediction.screening != REFUSED or film.digest in get_state().overridden
+    return not is_refused(prediction) or film.digest in get_state().overridden
 
 
 def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
@@ -87,6 +99,10 @@ def tell_lungs(lungs: Lungs) -> list[str]:
             f"The lungs reach the {edges} edge of the film. What lies beyond has no part in the score."
         )
     return told
+
+
+def _withdraw_override(digest: str) -> None:
+    get_state().overridden.discard(digest)
 
 
 def name_external(card: ModelCard) -> str:

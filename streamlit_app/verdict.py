@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from cxr import ModelCard, Prediction
+from cxr.novelty import REFUSED
 from cxr.rounding import format_number, format_probability
 from streamlit_app.charts import draw_probability
 from streamlit_app.screening import badge, name_external
@@ -15,11 +16,10 @@ SCOPE = "Judged: pneumonia only, in children of 1 to 5 years."
 def show(prediction: Prediction, card: ModelCard) -> None:
     """Show the verdict, its probability and the threshold, to be seen at a glance."""
     uncertain = " &ensp; :orange-badge[Uncertain]" if prediction.uncertain else ""
-    st.subheader(
-        f"{tell_verdict(prediction, card)} &ensp; {tell_probability(prediction, card)}"
-        f"{uncertain}{badge(prediction.screening)}",
-        anchor=False,
-    )
+    said = f"{tell_verdict(prediction, card)} &ensp; {tell_probability(prediction, card)}"
+    if prediction.screening == REFUSED:
+        said = f":gray[{said}]"
+    st.subheader(f"{said}{uncertain}{badge(prediction.screening)}", anchor=False)
     text = f"Probability {tell_probability(prediction, card)} on a bar from 0 to 1"
     st.html(draw_probability(prediction.probability, card.threshold, card.uncertain, text))
     st.caption(SCOPE)

@@ -15,6 +15,7 @@ from cxr import ModelCard, Prediction
 from cxr.classifier import STRIDE
 from cxr.explanation import color_evidence, locate_evidence
 from cxr.imaging import WHOLE
+from cxr.novelty import REFUSED
 from streamlit_app.state import VIEWER, Drawing, ShownFilm, get_state
 
 FOLDER = Path(__file__).resolve().parent
@@ -31,8 +32,11 @@ _viewer = st.components.v2.component(
 
 
 def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
-    """Show the film with the evidence over it. Returns the two pictures."""
+    """Show the film with the evidence over it, unless the film is refused. Returns the two pictures."""
     drawing = _draw(film, prediction, card)
+    if prediction.screening == REFUSED:
+        _view(film, drawing.film, None)
+        return drawing
     _view(film, drawing.film, drawing.layer)
     st.markdown(tell_place(prediction, card))
     if prediction.evidence.max() >= VISIBLE * card.evidence_scale:

@@ -121,12 +121,20 @@ def test_a_photograph_is_refused_and_can_be_scored_anyway(page):
     upload(page, "photograph.png", png(PHOTOGRAPH))
     assert not page.exception
     assert page.subheader[0].value.startswith("Not scored")
-    reasons = ("it is refused", "a first model has found none")
+    reasons = ("differs from the training films", "a first model has found none")
     assert any(reason in m.value for m in page.markdown for reason in reasons)
     next(b for b in page.button if b.label == "Score it anyway").click().run()
     assert not page.exception
-    assert page.subheader[0].value.startswith("Pneumonia")
+    assert page.subheader[0].value.startswith(":gray[Pneumonia")
     assert "Refused film, scored anyway" in page.subheader[0].value
+    assert "The score below means nothing" in page.error[0].value
+    said = " ".join(m.value for m in [*page.markdown, *page.caption])
+    assert "films of other children" not in said  # no test figure, cause or evidence
+    assert "viral" not in said
+    assert "evidence lies" not in said
+    next(b for b in page.button if b.label == "Withdraw the score").click().run()
+    assert page.subheader[0].value.startswith("Not scored")
+    assert not page.error
 
 
 def test_an_image_without_lungs_is_refused_with_that_reason(page):
