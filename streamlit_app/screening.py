@@ -42,10 +42,8 @@ def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> Non
         )
     if prediction.screening == REFUSED and film.digest in get_state().overridden:
         has_lungs = prediction.lungs.box is not None
-        reason = (
-            "does not look like a frontal chest X-ray" if has_lungs else "has no lungs that were found"
-        )
-        st.error(f"**This score means nothing.** The image {reason}. You asked for the score anyway.")
+        reason = "This does not look like a frontal chest X-ray" if has_lungs else "No lungs were found"
+        st.error(f"**The score below means nothing.** {reason}. You asked for the score anyway.")
         st.button("Withdraw the score", on_click=_withdraw_override, args=(film.digest,))
     if prediction.screening == UNFAMILIAR:
         card = classifier.card
