@@ -68,9 +68,10 @@ def describe_model(classifier: Classifier) -> None:
         name: f"{test[name]['value']:.3f} ({test[name]['low']:.3f} to {test[name]['high']:.3f})"
         for name in METRICS
     }
+    fewer = " with fewer channels" if card.provenance["pruning"].get("keep", 1.0) < 1.0 else ""
     with st.sidebar, st.expander("About the model"):
         st.markdown(
-            f"EfficientNetB0, {card.variant}, {card.size_bytes / 1e6:.1f} MB, input "
+            f"EfficientNetB0{fewer}, {card.variant}, {card.size_bytes / 1e6:.1f} MB, input "
             f"{card.input_size} x {card.input_size} px. On the {test['films']} films of the official "
             "test split, with 95 % intervals:"
         )
