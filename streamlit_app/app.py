@@ -22,6 +22,7 @@ from streamlit_app import (
     threshold,
     verdict,
     viewer,
+    what_if,
 )
 
 st.set_page_config("CXR Lite: pneumonia on chest films", layout="wide")
@@ -78,6 +79,7 @@ with left:
 with right:
     if not screening.is_refused(prediction):  # test figures say nothing about such an image
         verdict.explain(prediction, classifier.card)
+        what_if.offer(drawing.pixels, prediction, classifier)
         threshold.explore(prediction, classifier.card)
     (measured,) = latency.measure([classifier], chest_film, prediction)
     latency.show(prediction, measured, model, chest_film.decode_ms, drawing.draw_ms)

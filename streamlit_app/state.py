@@ -17,7 +17,7 @@ from cxr.rows import Row
 
 PAGE_STATE = "page_state"
 MODEL, THREADS = "model", "threads"  # these two are also the names in the address
-COMPARE, THRESHOLD, VIEWER = "compare", "threshold", "viewer"
+COMPARE, THRESHOLD, VIEWER, WHAT_IF = "compare", "threshold", "viewer", "what_if"
 
 
 @dataclasses.dataclass(frozen=True)
