@@ -102,7 +102,7 @@ def test_a_worse_int8_model_is_refused_and_nothing_is_written(run, model, tmp_pa
     monkeypatch.setattr("export.__main__.quantize", lambda *_: to_tflite(bad))
     monkeypatch.setattr("training.metrics.BOOTSTRAP_RESAMPLES", 20)  # intervals decide nothing here
     out = tmp_path / "models"
-    arguments = ["export", "--run", str(folder), "--out", str(out), "--sparsity", "0"]
+    arguments = ["export", "--run", str(folder), "--out", str(out), "--keep", "1"]
     monkeypatch.setattr("sys.argv", arguments)
     assert main() == 1
     message = capsys.readouterr().err
