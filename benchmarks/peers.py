@@ -39,7 +39,7 @@ def make_peers(run: Path, out: Path, size: int, data: str | None) -> None:
     """Write a run's pruned network in all formats into ``out``.
 
     Args:
-        run: an exported run, with ``exported.h5``.
+        run: an exported run, with ``exported.keras``.
         out: the folder, which is made if it does not exist.
         size: side of the input, px; the weights fit any multiple of 32.
         data: where the calibration films are, if not at the path of the run.

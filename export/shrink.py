@@ -78,7 +78,7 @@ def shrink(
     check_run(folder, to_flat(settings), resume=True)
     write_config(folder, to_flat(settings))
     for number, share in enumerate(ROUNDS):
-        path = folder / f"keep_{share:.2f}.h5"
+        path = folder / f"keep_{share:.2f}.keras"
         if path.exists():
             model = load_network(path)
         else:

@@ -44,7 +44,7 @@ TOP_AXES = {
     LOGIT_LAYER: (0, None),
     CAUSE_LAYER: (0, None),
 }
-EXPORTED = "exported.h5"  # in a run's folder: the network that was exported
+EXPORTED = "exported.keras"  # in a run's folder: the network that was exported
 STEM, TOP = "block1a_", "top_"  # the first block filters the channels of the stem and expands none
 
 
@@ -144,8 +144,8 @@ def count_channels(model: tf_keras.Model) -> dict[str, int]:
 
 
 def save_network(model: tf_keras.Model, path: Path) -> None:
-    """Save a network and its weights as HDF5."""
-    model.save(path, include_optimizer=False)
+    """Save a network and its weights in Keras' own format; the name ends in ``.keras``."""
+    tf_keras.models.save_model(model, path)
 
 
 def load_exported(run: Path) -> tuple[TrainConfig, tf_keras.Model]:

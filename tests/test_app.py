@@ -51,7 +51,7 @@ def test_the_uncertain_and_the_unfamiliar_sample_are_said_to_be_so(page):
     page.button(key="unfamiliar").click().run()
     assert not page.exception
     assert "Unfamiliar film" in page.subheader[0].value
-    assert any("Unlike the films that the model learned from" in w.value for w in page.warning)
+    assert any("differs from the training films" in w.value for w in page.warning)
 
 
 def test_upload_and_back_to_a_sample(page):

@@ -153,7 +153,7 @@ def test_a_smaller_network_learns_what_the_whole_one_says(small_backbone, tiny_f
     config = dataclasses.replace(CONFIG, average_steps=1)  # there are 24 steps in all
     learned = fine_tune(smaller, config, tiny_films, [model], epochs=3, learning_rate=1e-2)
     assert count_channels(learned) == count_channels(smaller)
-    assert distance(learned) < 0.5 * distance(smaller)
+    assert distance(learned) < 0.75 * distance(smaller)  # the labels alone would leave it as it is
     for old, new in zip(before, smaller.get_weights(), strict=True):  # it was not changed itself
         np.testing.assert_array_equal(old, new)
 
@@ -187,8 +187,8 @@ def test_rounds_are_saved_and_not_repeated(model, tiny_films, tmp_path, monkeypa
 
 
 def test_a_saved_network_is_the_same(model, views, tmp_path):
-    save_network(model, tmp_path / "network.h5")
-    loaded = load_network(tmp_path / "network.h5")
+    save_network(model, tmp_path / "network.keras")
+    loaded = load_network(tmp_path / "network.keras")
     np.testing.assert_array_equal(loaded.predict(views, verbose=0), model.predict(views, verbose=0))
-    with pytest.raises(FileNotFoundError, match=r"lacks other\.h5"):
-        load_network(tmp_path / "other.h5")
+    with pytest.raises(FileNotFoundError, match=r"lacks other\.keras"):
+        load_network(tmp_path / "other.keras")
