@@ -65,9 +65,8 @@ class ExportConfig:
     sparsity: float = setting(0.0, "share of zeros in the 1x1 kernels")
     epochs: int = setting(1, "epochs of fine-tuning while zeros are made")
     learning_rate: float = setting(1e-4, "peak learning rate of that")
-    # the smallest whose two networks take .75 of the time of models 1.0.0 (models/README.md)
     keep: float = setting(
-        0.3, f"share of the channels' time that is kept: 1, or one of {', '.join(map(str, ROUNDS))}"
+        1.0, f"share of the channels' time that is kept: 1, or one of {', '.join(map(str, ROUNDS))}"
     )
     last_epochs: int = setting(6, "epochs of fine-tuning after the last round of removing channels")
     last_learning_rate: float = setting(3e-4, "peak learning rate of that")

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from export.structure import STEM, TOP, Group, Means, count_channels, list_groups
+from export.structure import STEM, Group, Means, count_channels, list_groups
 
 BATCH = 32
 
@@ -39,7 +39,7 @@ def observe(
     """
     groups = list_groups(model)
     outputs = [model.get_layer(group.output).output for group in groups]
-    squeezed = [model.get_layer(f"{g.prefix}se_squeeze").output for g in groups if g.prefix != TOP]
+    squeezed = [model.get_layer(f"{group.prefix}se_squeeze").output for group in groups]
     probe = tf_keras.Model(model.input, [*outputs, *squeezed, model.output])
 
     @tf.function
@@ -67,7 +67,7 @@ def observe(
     importance = {group.prefix: change for group, change in zip(groups, changes, strict=True)}
     found = {
         group.prefix: Means(mean, squeeze)
-        for group, mean, squeeze in zip(groups, means, [*squeezes, None], strict=True)
+        for group, mean, squeeze in zip(groups, means, squeezes, strict=True)
     }
     return importance, found
 
@@ -93,9 +93,6 @@ def _cost(model: tf_keras.Model, group: Group) -> float:
     def cells(name: str) -> int:
         return int(np.prod(model.get_layer(name).output_shape[1:3]))
 
-    if group.prefix == TOP:
-        width = model.get_layer("top_conv").input_shape[-1]
-        return cells("top_conv") * (width + 2 + ELEMENT)
     first = "stem_conv" if group.prefix == STEM else f"{group.prefix}expand_conv"
     expand, depthwise, project = (
         model.get_layer(name) for name in (first, f"{group.prefix}dwconv", f"{group.prefix}project_conv")

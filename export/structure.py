@@ -2,8 +2,9 @@
 
 A block expands its channels by a 1x1 convolution, filters them by a depthwise one, scales them by
 squeeze-and-excitation and projects them back. The expanded channels exist in the block alone, so each can
-be removed with its row or column in seven layers. The channels of the stem, which the first block
-filters, and those of the last features are handled in the same way. The channels between blocks stay.
+be removed with its row or column in seven layers. So can the channels of the stem, which the first block
+filters. The channels between blocks stay. So do the last features: they cost a fiftieth of the time, and
+without most of them the novelty of an image is less certain (models/README.md).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import tf_keras
 
 from training.config import TrainConfig
-from training.model import CAUSE_LAYER, CUSTOM_LAYERS, LOGIT_LAYER, load_config
+from training.model import CUSTOM_LAYERS, load_config
 
 # the axis of each weight of a layer along which a group's channels lie, or None
 BLOCK_AXES = {
@@ -38,43 +39,39 @@ STEM_AXES = {
         if name not in ("expand_conv", "expand_bn")
     },
 }
-TOP_AXES = {
-    "top_conv": (3,),
-    "top_bn": (0, 0, 0, 0),
-    LOGIT_LAYER: (0, None),
-    CAUSE_LAYER: (0, None),
-}
 EXPORTED = "exported.keras"  # in a run's folder: the network that was exported
-STEM, TOP = "block1a_", "top_"  # the first block filters the channels of the stem and expands none
+STEM = "block1a_"  # the first block filters the channels of the stem and expands none
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Channels that can be removed: those inside a block, or those of the last features.
+    """Channels that can be removed: those inside a block.
 
     Attributes:
-        prefix: of the names of the block's layers, such as ``block2a_``; ``block1a_`` for those of the
-            stem, too, and ``top_`` for the last features.
+        prefix: of the names of the block's layers, such as ``block2a_``.
         axes: by layer, the axes along which the channels lie in its weights.
-        output: the layer whose output they are when all else in the block is done.
     """
 
     prefix: str
     axes: dict[str, tuple[int | None, ...]]
-    output: str
+
+    @property
+    def output(self) -> str:
+        """The layer whose output the channels are before they are projected."""
+        return f"{self.prefix}se_excite"
 
 
 @dataclasses.dataclass(frozen=True)
 class Means:
     """What the channels of a group give on average, float64 (C,): their output, and what
-    squeeze-and-excitation sees of them (None for the last features)."""
+    squeeze-and-excitation sees of them."""
 
     output: np.ndarray
-    squeezed: np.ndarray | None
+    squeezed: np.ndarray
 
 
 def list_groups(model: tf_keras.Model) -> list[Group]:
-    """The groups of a network of ``training.model.build_model``, from the stem to the last features.
+    """The groups of a network of ``training.model.build_model``, from the stem to the last block.
 
     Raises:
         ValueError: if the network has no such groups.
@@ -82,11 +79,7 @@ def list_groups(model: tf_keras.Model) -> list[Group]:
     names = {layer.name for layer in model.layers}
     prefixes = [layer.name.removesuffix("expand_conv") for layer in model.layers]
     groups = [
-        Group(
-            prefix,
-            {prefix + name: axes for name, axes in BLOCK_AXES.items()},
-            f"{prefix}se_excite",
-        )
+        Group(prefix, {prefix + name: axes for name, axes in BLOCK_AXES.items()})
         for prefix in prefixes
         if f"{prefix}expand_conv" in names and f"{prefix}se_excite" in names
     ]
@@ -94,8 +87,7 @@ def list_groups(model: tf_keras.Model) -> list[Group]:
         raise ValueError(
             f"received {model.name}, whose channels cannot be removed; accepted are EfficientNets"
         )
-    stem = Group(STEM, STEM_AXES, f"{STEM}se_excite")
-    return [stem, *groups, Group(TOP, TOP_AXES, "top_activation")]
+    return [Group(STEM, STEM_AXES), *groups]
 
 
 def keep_channels(
@@ -130,7 +122,7 @@ def keep_channels(
         count, settings = counts.get(layer["name"]), layer["config"]
         if count and "target_shape" in settings:
             settings["target_shape"] = (1, 1, count)
-        if count and layer["name"].endswith(("stem_conv", "expand_conv", "se_expand", "top_conv")):
+        if count and layer["name"].endswith(("stem_conv", "expand_conv", "se_expand")):
             settings["filters"] = count
     return _build(config, values)
 
@@ -172,11 +164,6 @@ def _add_means(
     values: dict[str, list[np.ndarray]], prefix: str, removed: np.ndarray, means: Means
 ) -> None:
     """Add the mean of removed channels to a bias, or subtract it from the mean of a BatchNorm."""
-    if prefix == TOP:
-        for name in (LOGIT_LAYER, CAUSE_LAYER):
-            kernel, bias = values[name]
-            values[name] = [kernel, bias + means.output[removed] @ kernel[removed]]
-        return
     kernel, bias = values[f"{prefix}se_reduce"]
     values[f"{prefix}se_reduce"] = [kernel, bias + means.squeezed[removed] @ kernel[0, 0, removed]]
     (kernel,) = values[f"{prefix}project_conv"]

@@ -47,11 +47,10 @@ def copy(model):
 
 def test_groups_hold_all_channels_but_those_between_blocks(model):
     channels = count_channels(model)
-    assert len(channels) == 11  # the stem with block 1a, nine blocks that expand, the last features
+    assert len(channels) == 10  # the stem with block 1a, and nine blocks that expand
     assert channels["block1a_"] == model.get_layer("stem_conv").filters
     assert channels["block2a_"] == 6 * model.get_layer("block1a_project_conv").filters
     assert channels["block6b_"] == 6 * model.get_layer("block6a_project_conv").filters
-    assert channels["top_"] == model.get_layer("logit").input_shape[-1]
     with pytest.raises(ValueError, match="EfficientNets"):
         list_groups(build_model("mobilenet_v2", 64))
 
@@ -68,7 +67,7 @@ def test_channels_that_give_nothing_are_found_and_removed_without_a_trace(model,
     silent = copy(model)
     for group in list_groups(silent):
         for name, axes in group.axes.items():
-            if name.endswith(("se_reduce", "project_conv", "logit", "cause")):
+            if name.endswith(("se_reduce", "project_conv")):
                 layer = silent.get_layer(name)
                 kernel, *bias = layer.get_weights()
                 index = [slice(None)] * kernel.ndim
@@ -88,22 +87,26 @@ def test_channels_that_give_nothing_are_found_and_removed_without_a_trace(model,
     np.testing.assert_allclose(smaller.predict(views, verbose=0), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_mean_of_removed_features_stays(model, views, observed):
-    """Features that are the same in every image can be removed: the bias takes their part."""
+def test_the_mean_of_removed_channels_stays(model, views, observed):
+    """Channels that are the same in every image can be removed: what follows takes their part."""
     _, means = observed
-    constant = copy(model)
-    gamma, beta, *statistics = constant.get_layer("top_bn").get_weights()
-    gamma[:100], beta[:100] = 0.0, 1.5
-    constant.get_layer("top_bn").set_weights([gamma, beta, *statistics])
-    swish = 1.5 / (1.0 + np.exp(-1.5))
-    output = means["top_"].output.copy()
-    output[:100] = swish
-    kept = {"top_": np.arange(100, len(output))}
+    constant, prefix = copy(model), "block3a_"
+    gamma, beta, *statistics = constant.get_layer(f"{prefix}bn").get_weights()
+    gamma[:16], beta[:16] = 0.0, 1.5
+    constant.get_layer(f"{prefix}bn").set_weights([gamma, beta, *statistics])
+    kernel, bias = constant.get_layer(f"{prefix}se_expand").get_weights()
+    kernel[..., :16], bias[:16] = 0.0, 100.0  # excited by 1, whatever the image
+    constant.get_layer(f"{prefix}se_expand").set_weights([kernel, bias])
+    value = 1.5 / (1.0 + np.exp(-1.5))  # of swish
+    output, squeezed = means[prefix].output.copy(), means[prefix].squeezed.copy()
+    output[:16] = squeezed[:16] = value
+    kept = {prefix: np.arange(16, len(output))}
     expected = constant.predict(views, verbose=0)
-    smaller = keep_channels(constant, kept, {"top_": Means(output, None)})
-    np.testing.assert_allclose(smaller.predict(views, verbose=0), expected, rtol=1e-4, atol=1e-4)
-    forgetful = keep_channels(constant, kept, {"top_": Means(0.0 * output, None)})
-    assert np.abs(forgetful.predict(views, verbose=0) - expected).max() > 0.01
+    scale = np.abs(expected).max()
+    smaller = keep_channels(constant, kept, {prefix: Means(output, squeezed)})
+    assert np.abs(smaller.predict(views, verbose=0) - expected).max() < 1e-3 * scale
+    forgetful = keep_channels(constant, kept, {prefix: Means(0.0 * output, 0.0 * squeezed)})
+    assert np.abs(forgetful.predict(views, verbose=0) - expected).max() > 1e-2 * scale
 
 
 def test_what_is_worth_most_for_its_cost_is_kept_within_the_budget():
