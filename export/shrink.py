@@ -140,13 +140,15 @@ def fine_tune(
         config: of the run, for the batches.
         films: the training images and masks.
         teachers: networks of the same input.
-        epochs: epochs as long as those of the run.
+        epochs: epochs as long as those of the run; with 0, ``model`` itself is returned.
         learning_rate: peak of the schedule.
         number: of this fine-tune, so that each draws other batches.
 
     Returns:
         A new network with the average of its last weights.
     """
+    if not epochs:
+        return model
     config = dataclasses.replace(config, label_smoothing=0.0)
     student = tf_keras.models.clone_model(model)
     student.set_weights(model.get_weights())

@@ -233,14 +233,14 @@ def tiny_films(tiny_data):
 
 @pytest.fixture(scope="session")
 def small_backbone() -> str:
-    """An EfficientNet of the same kinds of layers with ten blocks and a third of the width: TensorFlow
+    """An EfficientNet of the same kinds of layers with eight blocks and a third of the width: TensorFlow
     traces it in half of the time. It exists in the tests' process alone."""
     from tf_keras.src.applications.efficientnet import EfficientNet
 
     from training.model import BACKBONES
 
     def build(**options):
-        return EfficientNet(0.35, 0.5, 64, model_name="small", **options)
+        return EfficientNet(0.35, 0.3, 64, model_name="small", **options)
 
     BACKBONES["small"] = dataclasses.replace(BACKBONES["efficientnet_b0"], build=build)
     return "small"

@@ -1,4 +1,4 @@
-"""Every backbone trains and exports; those that have nothing to prune say so."""
+"""Other backbones train and export; those that have nothing to prune say so."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from export.prune import measure_sparsity, prune
 from export.validate import blank_card
 from training.batches import training_batches
 from training.config import TrainConfig
-from training.model import BACKBONES, build_from, build_model, set_trainable
+from training.model import build_from, build_model, set_trainable
 from training.optimization import compile_model
 from training.views import view_films
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_backbone_trains_a_step_and_exports(backbone, tiny_data, tiny_films):
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "vgg16", "small_cnn"])
+def test_other_backbones_train_a_step_and_export(backbone, tiny_data, tiny_films):
     config = TrainConfig(
         data=str(tiny_data), weights="none", backbone=backbone, padding="keras", image_size=64,
         film_size=64, batch_size=4, freeze_norms=False,

@@ -41,7 +41,7 @@ def test_evidence_is_grad_cam_and_its_mean_is_the_logit(model, film):
     scale = float(np.abs(outputs["evidence"]).max())
     for cells, expected in ((outputs["evidence"], logits), (outputs["cause"], causes)):
         weights = model.get_layer("lungs")(images[..., 1:]).numpy()
-        assert np.abs((cells * weights).sum((1, 2)) - expected).max() < 1e-4 * scale
+        assert np.abs((cells * weights).sum((1, 2)) - expected).max() < 1e-3 * scale
     lungs = Lungs(mask=mask.astype(np.float32), box=lung_box(mask), cut_off=(), quarter_turns=0)
     evidence, weights = spread_evidence(outputs["evidence"][0, ..., 0], lungs)
     assert np.sum(outputs["evidence"][0, ..., 0] * weights) == pytest.approx(evidence.mean(), rel=1e-5)

@@ -61,7 +61,7 @@ def exported(run, decoded, tmp_path_factory):
         patch.setattr("export.shrink.ROUNDS", (0.6,))
         patch.setattr("export.shrink.PROBE_BATCHES", 1)
         finder = LungFinder.load()
-        config = ExportConfig(sparsity=0.5, epochs=1, keep=0.6, last_epochs=1)
+        config = ExportConfig(sparsity=0.5, epochs=1, keep=0.6, last_epochs=0)
         reports = export(run, config, finder, external=external, teachers=[run])
     write_models(out, reports, format_table(reports, finder))
     copy_finder(SHIPPED, out)
@@ -120,7 +120,7 @@ def test_pruning_leaves_half_the_weights_of_fewer_channels(run, model, exported)
     _, pruned = load_exported(run)
     assert total_cost(pruned) <= 0.6 * total_cost(model)
     kernels = {layer.name: layer.get_weights()[0] for layer in pruned.layers if is_pruned(layer)}
-    assert len(kernels) == 20  # 9 expansions, 10 projections, the top
+    assert len(kernels) == 16  # 7 expansions, 8 projections, the top
     for kernel in kernels.values():
         assert np.mean(kernel == 0) == pytest.approx(0.5, abs=0.02)
     stem = pruned.get_layer("stem_conv").get_weights()[0]

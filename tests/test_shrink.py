@@ -47,7 +47,7 @@ def copy(model):
 
 def test_groups_hold_all_channels_but_those_between_blocks(model):
     channels = count_channels(model)
-    assert len(channels) == 10  # the stem with block 1a, and nine blocks that expand
+    assert len(channels) == 8  # the stem with block 1a, and seven blocks that expand
     assert channels["block1a_"] == model.get_layer("stem_conv").filters
     assert channels["block2a_"] == 6 * model.get_layer("block1a_project_conv").filters
     assert channels["block6b_"] == 6 * model.get_layer("block6a_project_conv").filters
@@ -153,8 +153,8 @@ def test_a_smaller_network_learns_what_the_whole_one_says(small_backbone, tiny_f
     smaller = remove_channels(model, CONFIG, tiny_films, 0.5 * total_cost(model))
     smaller.get_layer("logit").set_weights([smaller.get_layer("logit").kernel.numpy(), np.array([0.0])])
     before = smaller.get_weights()
-    config = dataclasses.replace(CONFIG, average_steps=1)  # there are 24 steps in all
-    learned = fine_tune(smaller, config, tiny_films, [model], epochs=3, learning_rate=1e-2)
+    config = dataclasses.replace(CONFIG, average_steps=1)  # there are 160 steps in all
+    learned = fine_tune(smaller, config, tiny_films, [model], epochs=20, learning_rate=1e-2)
     assert count_channels(learned) == count_channels(smaller)
     assert distance(learned) < 0.75 * distance(smaller)  # the labels alone would leave it as it is
     for old, new in zip(before, smaller.get_weights(), strict=True):  # it was not changed itself
