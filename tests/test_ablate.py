@@ -77,11 +77,10 @@ def test_a_fold_never_trains_on_the_series_it_holds_out(config):
 
 def test_a_study_keeps_its_runs_and_prints_its_tables(config, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.ablate.SEEDS", 2)
-    folds = list(SERIES_FOLDS)[:1]
-    arguments = (config, ["base", "MixUp 0.2"], folds, None, 2)
+    arguments = (config, ["base", "MixUp 0.2"], list(SERIES_FOLDS), None, 2)
     study(tmp_path, *arguments)
     files = sorted(tmp_path.glob("*.npz"))
-    assert len(files) == 4
+    assert len(files) == 8
     times = [path.stat().st_mtime_ns for path in files]
     study(tmp_path, *arguments)
     assert [path.stat().st_mtime_ns for path in files] == times
@@ -94,7 +93,7 @@ def test_a_study_keeps_its_runs_and_prints_its_tables(config, tmp_path, monkeypa
     assert base["held out"] == f"{mean:.4f}"
     assert ", sd " in mixup["held out"]
     with pytest.raises(ValueError, match="another configuration"):
-        study(tmp_path, dataclasses.replace(config, dropout=0.5), ["base"], folds, None, 2)
+        study(tmp_path, dataclasses.replace(config, dropout=0.5), ["base"], list(SERIES_FOLDS), None, 2)
     thresholds = {
         name: [float(cell) for cell in cells]
         for name, *cells in (row.values() for row in read_table(format_thresholds(tmp_path)))
