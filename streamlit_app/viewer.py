@@ -21,7 +21,7 @@ from streamlit_app.state import VIEWER, Drawing, ShownFilm, get_state
 FOLDER = Path(__file__).resolve().parent
 SHOWN_PX = 1024  # longer side on the page; larger images would take long to send
 VISIBLE = 0.1  # of the scale: fainter evidence cannot be seen
-LAYER_PX = 320  # side of the evidence, which is smooth
+LAYER_PX = 160  # side of the evidence, which is smooth; the browser enlarges it
 
 _viewer = st.components.v2.component(
     "film_viewer",

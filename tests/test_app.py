@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 import cxr
 import cxr.classifier
-from streamlit_app import film, viewer
+from streamlit_app import film, latency, viewer
 from tests.conftest import ROOT, SAMPLES, load_photograph, make_dicom, png, save_dicom, upload
 
 PHOTOGRAPH = load_photograph()
@@ -306,3 +306,12 @@ def test_the_place_in_the_queue_is_told():
 
     told = [caption.value for caption in AppTest.from_function(script).run().caption]
     assert told == ["Waiting: 2 films are before yours.", "Waiting: 1 film is before yours."]
+
+
+def test_while_another_film_is_measured_there_is_a_single_timed_run(page):
+    with latency._turn():  # another session measures
+        page.button(key="normal_1").click().run()
+    assert not page.exception
+    assert any("over 1 warm run (another film is being measured)" in m.value for m in page.markdown)
+    page.button(key="normal_2").click().run()
+    assert any(re.search(r"over \d+ warm runs", m.value) for m in page.markdown)
