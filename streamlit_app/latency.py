@@ -14,7 +14,7 @@ from streamlit_app.sidebar import LoadedModel
 from streamlit_app.state import ShownFilm, get_state
 
 REPEATS = 30
-BUDGET_MS = 25.0  # of each film's measurement; a visitor's server has others to serve
+BUDGET_MS = 40.0  # of each film's measurement; a visitor's server has others to serve
 COLORS = ("#7a8a99", "#5b7fb5", "#4c9aa8", "#0f7b8a", "#8fb8a0", "#e0a458")
 
 

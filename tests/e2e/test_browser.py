@@ -81,6 +81,30 @@ def test_comparison_and_threshold_explorer(open_page):
     check_accessibility(page)
 
 
+def test_a_verdict_loads_no_chart_library(open_page):
+    page = open_page("/?sample=pneumonia_1")
+    wait_for_verdict(page, "Pneumonia likely")
+    page.get_by_role("img", name=re.compile("^Probability .* on a bar")).wait_for()
+    page.get_by_role("img", name="Time of each stage, as listed below").wait_for()
+    settle(page)
+    loaded = page.evaluate("performance.getEntriesByType('resource').map(r => r.name)")
+    assert loaded
+    assert not [name for name in loaded if re.search("vega|plotly|deck", name, re.IGNORECASE)]
+
+
+def test_the_lungs_are_erased_on_request(open_page):
+    page = open_page("/?sample=pneumonia_2")
+    verdict = wait_for_verdict(page, "Pneumonia likely").inner_text()
+    page.get_by_role("radio", name="Erase the lungs").click()
+    said = page.get_by_text(re.compile(r"becomes 0\.\d+:"))
+    said.wait_for()
+    assert 0.3 < float(re.search(r"becomes (0\.\d+)", said.inner_text())[1]) < 0.7
+    page.get_by_role("img", name="The film after: Erase the lungs").wait_for()
+    keep(page, "lungs_erased")
+    check_accessibility(page)
+    assert wait_for_verdict(page, "Pneumonia likely").inner_text() == verdict
+
+
 def test_report(open_page, tmp_path):
     page = open_page("/?sample=normal_2&model=float32")
     wait_for_verdict(page, "Pneumonia unlikely")
