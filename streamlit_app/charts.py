@@ -5,6 +5,7 @@ Each returns HTML for ``st.html``, from numbers and from the page's own words, n
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Mapping, Sequence
 
@@ -79,12 +80,18 @@ def draw_roc(curves: Mapping[str, Sequence[Point]], chosen: Mapping[str, Point],
     side = "".join(f"<span>{tick}</span>" for tick in ticks)
     return (
         f'<div style="display:flex;gap:.4rem;font-size:.8rem"><div style="display:flex;'
-        f'flex-direction:column;justify-content:space-between">{side}</div><svg role="img" '
-        f'aria-label="{html.escape(text)}" viewBox="-3 -3 206 106" style="flex:1;width:100%">{drawn}'
-        f'</svg></div><div style="padding-left:1.6rem">'
+        f'flex-direction:column;justify-content:space-between">{side}</div><img '
+        f'alt="{html.escape(text)}" src="{to_svg_url(drawn)}" style="flex:1;min-width:0">'
+        f'</div><div style="padding-left:1.6rem">'
         f"{_axis(ticks, 'specificity, from left to right; sensitivity, upwards')}"
         f"{_legend(curves, colors)}</div>"
     )
+
+
+def to_svg_url(drawn: str) -> str:
+    """Shapes of SVG as an address that contains them: ``st.html`` removes SVG elements."""
+    picture = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-3 -3 206 106">{drawn}</svg>'
+    return "data:image/svg+xml;base64," + base64.b64encode(picture.encode()).decode("ascii")
 
 
 def _box(start: float, width: float, top: int, height: int, color: str, opacity: float = 1.0) -> str:

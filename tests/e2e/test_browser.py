@@ -77,6 +77,9 @@ def test_comparison_and_threshold_explorer(open_page):
     page.get_by_text(re.compile("int8 takes .* of float32's time")).wait_for()
     page.get_by_text("Try a different threshold").click()
     page.get_by_text(re.compile("^Of 100 children")).wait_for()
+    curves = page.get_by_role("img", name="ROC curves with the chosen point")
+    assert curves.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    assert curves.bounding_box()["height"] > 80
     keep(page, "comparison")
     check_accessibility(page)
 
