@@ -41,7 +41,8 @@ class Lungs:
             (x0, y0, x1, y1); None if no lungs were found. The network sees lungs in some pictures of
             other things, so a box does not prove that there are any.
         cut_off: the edges of the image that the lungs reach, of ``EDGES``; they may go on beyond.
-        quarter_turns: by how many quarter turns counterclockwise the image seems to be rotated, 0..3.
+        quarter_turns: by how many quarter turns counterclockwise the image seems to be rotated, 0..3; 0
+            if no lungs were found.
         latency_ms: wall time of finding them, without waiting for the model.
         image: the network's input, uint8 (1, S, S, 1); None if they were not found by a network.
     """
@@ -96,7 +97,7 @@ class LungFinder:
             mask=mask,
             box=box,
             cut_off=_find_cut_edges(mask) if is_found else (),
-            quarter_turns=int(turn.argmax()) if turn.max() >= TURN_PROBABILITY else 0,
+            quarter_turns=int(turn.argmax()) if is_found and turn.max() >= TURN_PROBABILITY else 0,
             latency_ms=(done - ran + prepared - start) * 1e3 + run_ms,
             image=image,
         )

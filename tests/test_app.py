@@ -143,6 +143,7 @@ def test_an_image_without_lungs_is_refused_with_that_reason(page):
     assert not page.exception
     assert page.subheader[0].value == "Not scored: no lungs were found"
     assert any("a first model has found none" in m.value for m in page.markdown)
+    assert not any("seems to be" in i.value for i in page.info)  # nor is it rotated
     next(b for b in page.button if b.label == "Score it anyway").click().run()
     assert not page.exception
     assert "Refused film, scored anyway" in page.subheader[0].value
