@@ -8,6 +8,7 @@ of its target is what the whole network says of the same image (Hinton et al. 20
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -70,13 +71,14 @@ def shrink(
 
     Raises:
         ValueError: if the network has no channels that can be removed, the criterion is unknown, or the
-            rounds in ``folder`` were made with other settings.
+            rounds in ``folder`` were made with other settings or teachers.
     """
     if settings.criterion not in CRITERIA:
         raise ValueError(f"received criterion {settings.criterion!r}; accepted are {', '.join(CRITERIA)}")
     whole = total_cost(model)
-    check_run(folder, to_flat(settings), resume=True)
-    write_config(folder, to_flat(settings))
+    origin = to_flat(settings) | {"teachers_sha256": _digest(teachers)}
+    check_run(folder, origin, resume=True)
+    write_config(folder, origin)
     for number, share in enumerate(ROUNDS):
         path = folder / f"keep_{share:.2f}.keras"
         if path.exists():
@@ -94,6 +96,15 @@ def shrink(
             )
             save_network(model, path)
         yield share, model
+
+
+def _digest(networks: Sequence[tf_keras.Model]) -> str:
+    """sha256 of the weights of all networks."""
+    checksum = hashlib.sha256()
+    for weights in (network.get_weights() for network in networks):
+        for value in weights:
+            checksum.update(value.tobytes())
+    return checksum.hexdigest()
 
 
 def remove_channels(

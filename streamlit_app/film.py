@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
-import io
 import math
 import threading
 import time
@@ -13,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import streamlit as st
 from PIL import Image
 from streamlit.delta_generator import DeltaGenerator
@@ -22,6 +21,7 @@ from cxr.errors import ACCEPTED, MAX_BYTES
 from cxr.tables import to_printable
 from streamlit_app import limits
 from streamlit_app.state import FilmSlot, ShownFilm, drop_zone_key, get_state, list_uploads
+from streamlit_app.viewer import shrink, to_data_url
 
 SAMPLES = {
     "normal_1": "Normal 1",
@@ -94,11 +94,8 @@ def choose() -> list[Source]:
 @st.cache_data
 def _make_thumbnail(sample: str) -> str:
     """A sample as a data URL, at twice the size in which it is shown, for screens with fine pixels."""
-    image = Image.open(_sample_path(sample)).convert("L")
-    image.thumbnail((2 * SAMPLE_PX, 2 * SAMPLE_PX))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    pixels = np.asarray(Image.open(_sample_path(sample)))  # samples are gray
+    return to_data_url(shrink(pixels, 2 * SAMPLE_PX), "JPEG", quality=85)
 
 
 def name_safely(name: str) -> str:

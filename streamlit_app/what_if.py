@@ -10,7 +10,7 @@ from cxr import Classifier, Lungs, Prediction
 from cxr.rounding import format_probability
 from streamlit_app.state import WHAT_IF
 from streamlit_app.verdict import tell_verdict
-from streamlit_app.viewer import to_data_url
+from streamlit_app.viewer import shrink, to_data_url
 
 LUNGS, SURROUNDINGS = "Erase the lungs", "Erase everything else"
 WIDENED = 0.03  # of the longer side, by which the lungs are widened, so that no outline is left
@@ -38,9 +38,7 @@ def offer(pixels: np.ndarray, prediction: Prediction, classifier: Classifier) ->
     # without lungs in the film they cannot be found, so their place is kept
     again = classifier.predict(altered, prediction.lungs if part == LUNGS else None)
     left, right = st.columns([2, 3])
-    small = Image.fromarray(altered)
-    small.thumbnail((SHOWN_PX, SHOWN_PX))
-    left.image(to_data_url(np.asarray(small), "JPEG", quality=85), alt=f"The film after: {part}")
+    left.image(to_data_url(shrink(altered, SHOWN_PX), "JPEG", quality=85), alt=f"The film after: {part}")
     card = classifier.card
     before, after = (
         format_probability(p.probability, card.threshold, *card.uncertain) for p in (prediction, again)

@@ -185,6 +185,8 @@ def test_rounds_are_saved_and_not_repeated(model, tiny_films, tmp_path, monkeypa
     other = dataclasses.replace(settings, round_epochs=3)
     with pytest.raises(ValueError, match="another configuration"):
         next(shrink(model, CONFIG, tiny_films, other, [model], tmp_path))
+    with pytest.raises(ValueError, match="another configuration"):
+        next(shrink(model, CONFIG, tiny_films, settings, [model, model], tmp_path))
     with pytest.raises(ValueError, match="taylor, norm"):
         next(shrink(model, CONFIG, tiny_films, ShrinkConfig(criterion="size"), [model], tmp_path / "x"))
 
