@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from cxr.lungs import Lungs, upsample
 
 HEIGHTS = ("upper", "middle", "lower")
+OUTLINE = (79, 209, 224)  # RGB of the lungs' outline: a blue that inferno does not have
 
 # inferno of matplotlib, by Stefan van der Walt and Nathaniel Smith (CC0): uint8 (256, 3), RGB
 INFERNO = np.frombuffer(
@@ -110,6 +111,24 @@ def color_evidence(evidence: np.ndarray, scale: float, shape: tuple[int, int]) -
     """
     levels = _quantize_evidence(evidence, scale, shape)
     return np.dstack([INFERNO[levels], levels])
+
+
+def outline_lungs(lungs: Lungs, shape: tuple[int, int]) -> np.ndarray:
+    """Draw the outline of the lungs as a layer that can be drawn over the film.
+
+    Args:
+        lungs: where the lungs are.
+        shape: height and width of the layer, px.
+
+    Returns:
+        uint8 (H, W, 4), RGBA: a line two pixels wide, transparent elsewhere.
+    """
+    inside = np.pad(upsample(lungs.mask, shape) >= 0.5, 2)  # so that lungs at an edge are closed
+    eroded = Image.fromarray(inside.astype(np.uint8)).filter(ImageFilter.MinFilter(5))
+    line = (inside & (np.asarray(eroded) == 0))[2:-2, 2:-2]
+    return np.dstack(
+        [np.broadcast_to(np.uint8(level), shape) for level in OUTLINE] + [255 * line.astype(np.uint8)]
+    )
 
 
 def _quantize_evidence(evidence: np.ndarray, scale: float, shape: tuple[int, int]) -> np.ndarray:

@@ -27,7 +27,7 @@ from training.optimization import build_loss, compile_model
 from training.run_folder import check_run, write_config
 from training.sources import LabelledImages
 
-ROUNDS = (0.75, 0.6, 0.5, 0.4, 0.3)  # the shares at which a network is fine-tuned on its way down
+ROUNDS = (0.75, 0.6, 0.5, 0.4, 0.3, 0.25)  # the shares at which a network is fine-tuned on its way down
 PROBE_BATCHES = 16  # batches that importance is measured on
 PROBE_EPOCH = 400  # the epochs from here on are none that a run has drawn
 TEACHER_SHARE = 0.7  # of the target; the rest is the label

@@ -73,13 +73,13 @@ if not screening.admits(prediction, chest_film):
 verdict.show(prediction, classifier.card)
 left, right = st.columns(2, gap="large")
 with left:
-    drawing = viewer.show(chest_film, prediction, classifier.card)
-    small = dataclasses.replace(chest_film, pixels=drawing.pixels)
+    drawing = viewer.draw(chest_film, prediction, classifier.card)
+    small = dataclasses.replace(chest_film, pixels=drawing.pixels)  # what fragments and buttons keep
+    what_if.examine(small, drawing, prediction, classifier)
     report.offer(small, prediction, classifier.card)
 with right:
     if not screening.is_refused(prediction):  # test figures say nothing about such an image
         verdict.explain(prediction, classifier.card)
-        what_if.offer(drawing.pixels, prediction, classifier)
         threshold.explore(prediction, classifier.card)
     (measured,) = latency.measure([classifier], chest_film, prediction)
     latency.show(prediction, measured, model, chest_film.decode_ms, drawing.draw_ms)

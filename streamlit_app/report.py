@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import io
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import streamlit as st
+from PIL import Image
 
 from cxr import ModelCard, Prediction, overlay_evidence
 from cxr.novelty import REFUSED, UNFAMILIAR
@@ -22,21 +25,40 @@ TEMPLATE = jinja2.Environment(autoescape=True).from_string(
 
 
 def offer(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
-    """Show the download button. The report is made when the button is pressed.
+    """Show the buttons for the report and the picture, which are made when a button is pressed.
 
     Args:
         film: in the size in which it is shown, because the button keeps it.
         prediction: of the film.
         card: of the model.
     """
-    st.download_button(
-        "Download a report",
-        lambda: make_report(film, prediction, card),
-        f"cxr_lite_{film.digest[:8]}.html",
-        "text/html",
-        on_click="ignore",
-        help="One HTML file: film, evidence, verdict, model, limits. No file name, no DICOM header.",
-    )
+    name = f"cxr_lite_{film.digest[:8]}"
+    with st.container(horizontal=True):
+        st.download_button(
+            "Download a report",
+            lambda: make_report(film, prediction, card),
+            f"{name}.html",
+            "text/html",
+            on_click="ignore",
+            help="One HTML file: film, evidence, verdict, model, limits. No file name, no DICOM header.",
+        )
+        if prediction.screening != REFUSED:
+            st.download_button(
+                "Evidence as PNG",
+                lambda: make_picture(film, prediction, card),
+                f"{name}.png",
+                "image/png",
+                on_click="ignore",
+                help="The film with the evidence over it.",
+            )
+
+
+def make_picture(film: ShownFilm, prediction: Prediction, card: ModelCard) -> bytes:
+    """The film with the evidence over it, as a PNG file."""
+    file = io.BytesIO()
+    overlay = overlay_evidence(film.pixels, prediction.evidence, card.evidence_scale)
+    Image.fromarray(overlay).save(file, "PNG")
+    return file.getvalue()
 
 
 def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str:
@@ -67,9 +89,7 @@ def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str
         probability=tell_probability(prediction, card),
         marks=_list_marks(film, prediction),
         film=to_data_url(pixels, "JPEG", quality=90),
-        overlay=to_data_url(
-            overlay_evidence(pixels, prediction.evidence, card.evidence_scale), "JPEG", quality=90
-        ),
+        overlay=_draw_overlay(pixels, prediction, card),
         was_inverted=film.was_inverted,
         width=width,
         height=height,
@@ -83,6 +103,15 @@ def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str
             "is lower.",
             "The evidence shows where the score came from, not where a disease is.",
         ],
+    )
+
+
+def _draw_overlay(pixels: np.ndarray, prediction: Prediction, card: ModelCard) -> str | None:
+    """The evidence over the film, unless the film is refused: there it means nothing."""
+    if prediction.screening == REFUSED:
+        return None
+    return to_data_url(
+        overlay_evidence(pixels, prediction.evidence, card.evidence_scale), "JPEG", quality=90
     )
 
 

@@ -65,13 +65,15 @@ class Drawing:
     Attributes:
         pixels: the film in the size in which it is shown, uint8 (h, w).
         film: that as a data URL.
-        layer: the evidence as a data URL.
+        layer: the evidence as a data URL, or None if the film is refused.
+        outline: of the lungs, likewise.
         draw_ms: the time for resizing, coloring and encoding.
     """
 
     pixels: np.ndarray
     film: str
-    layer: str
+    layer: str | None
+    outline: str | None
     draw_ms: float
 
 
@@ -86,6 +88,7 @@ class PageState:
         inversion_requested: digests of the films that the visitor wants to see inverted.
         overridden: digests of the refused films whose score the visitor wants to see.
         drawing: what the drawing depends on, and the drawing.
+        full: what the film in its own resolution depends on, and that as a data URL.
         latencies: by the number of models, what the measurements depend on, and the measurements.
     """
 
@@ -95,6 +98,7 @@ class PageState:
     inversion_requested: set[str] = dataclasses.field(default_factory=set)
     overridden: set[str] = dataclasses.field(default_factory=set)
     drawing: tuple[Hashable, Drawing] | None = None
+    full: tuple[Hashable, str] | None = None
     latencies: dict[int, tuple[Hashable, list[Latency]]] = dataclasses.field(default_factory=dict)
 
 

@@ -10,18 +10,23 @@ from pathlib import Path
 import numpy as np
 import streamlit as st
 from PIL import Image
+from streamlit.components.v2.bidi_component.state import BidiComponentResult
 
 from cxr import ModelCard, Prediction
 from cxr.classifier import STRIDE
-from cxr.explanation import color_evidence, locate_evidence
+from cxr.explanation import color_evidence, locate_evidence, outline_lungs
 from cxr.imaging import WHOLE
 from cxr.novelty import REFUSED
 from streamlit_app.state import VIEWER, Drawing, ShownFilm, get_state
 
 FOLDER = Path(__file__).resolve().parent
 SHOWN_PX = 1024  # longer side on the page; larger images would take long to send
+FULL_PX = 4096  # longer side once the visitor enlarges the film
+OUTLINE_PX = 512  # longer side of the outline of the lungs, which is known to a fortieth of the film
 VISIBLE = 0.1  # of the scale: fainter evidence cannot be seen
 LAYER_PX = 160  # side of the evidence, which is smooth; the browser enlarges it
+
+Box = tuple[float, float, float, float] | None  # x0, y0, x1, y1, shares of width and height
 
 _viewer = st.components.v2.component(
     "film_viewer",
@@ -31,27 +36,59 @@ _viewer = st.components.v2.component(
 )
 
 
-def show(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
-    """Show the film with the evidence over it, unless the film is refused. Returns the two pictures."""
-    drawing = _draw(film, prediction, card)
+def show(film: ShownFilm, drawing: Drawing, prediction: Prediction, card: ModelCard, boxing: bool) -> Box:
+    """Show the film with the evidence over it, unless the film is refused.
+
+    Args:
+        film: in the size in which it is shown.
+        drawing: its pictures.
+        prediction: of the film.
+        card: of the model.
+        boxing: whether the visitor draws a box by dragging, and does not move the film.
+
+    Returns:
+        The box that the visitor has drawn on this film, or None.
+    """
+    asked = st.session_state.get(VIEWER) or {}
+    full = _draw_full(film) if asked.get("full") == film.digest else None
     if prediction.screening == REFUSED:
-        _view(film, drawing.film, None)
-        return drawing
-    _view(film, drawing.film, drawing.layer)
+        _view(film, drawing.film, full=full)
+        return None
+    said = _view(
+        film, drawing.film, full=full, layer=drawing.layer, outline=drawing.outline, boxing=boxing
+    )
     st.markdown(tell_place(prediction, card))
-    if prediction.evidence.max() >= VISIBLE * card.evidence_scale:
+    if is_visible(prediction, card):
         st.caption(
             "Color shows where in the lungs evidence for pneumonia came from, on the same scale for all "
             f"films; right and left are the child's. {tell_resolution(film, prediction, card)}: it "
             "points to a region, not to a lesion."
         )
-    return drawing
+    return _read_box(said.box, film.digest)
+
+
+def _read_box(drawn: object, digest: str) -> Box:
+    """The box that the browser sent, if it is one and belongs to the film with this digest."""
+    if not isinstance(drawn, dict) or drawn.get("digest") != digest:
+        return None
+    corners = drawn.get("corners")
+    if not isinstance(corners, list) or len(corners) != 4:
+        return None
+    if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in corners):
+        return None
+    x0, y0, x1, y1 = corners
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def is_visible(prediction: Prediction, card: ModelCard) -> bool:
+    """Whether any evidence for pneumonia can be seen."""
+    return bool(prediction.evidence.max() >= VISIBLE * card.evidence_scale)
 
 
 def tell_place(prediction: Prediction, card: ModelCard) -> str:
     """Where most of the evidence lies, in words."""
     shares = locate_evidence(prediction.evidence, prediction.lungs)
-    if not shares or prediction.evidence.max() < VISIBLE * card.evidence_scale:
+    if not shares or not is_visible(prediction, card):
         return "No place in the lungs shows evidence for pneumonia."
     (first, share), (second, _), *_ = shares.items()
     if share >= 0.5:
@@ -72,7 +109,7 @@ def tell_resolution(film: ShownFilm, prediction: Prediction, card: ModelCard) ->
 
 def show_alone(film: ShownFilm) -> None:
     """Show the film without evidence."""
-    _view(film, _encode(shrink(film.pixels)), None)
+    _view(film, _encode(shrink(film.pixels)))
 
 
 def shrink(pixels: np.ndarray, longest_px: int = SHOWN_PX) -> np.ndarray:
@@ -90,33 +127,69 @@ def to_data_url(pixels: np.ndarray, image_format: str, **options) -> str:
     return f"data:image/{image_format.lower()};base64,{text}"
 
 
-def _draw(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
-    """Draw and time the two pictures, once and not in each run of the page."""
+def draw(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
+    """Draw and time the pictures of a film, once and not in each run of the page."""
     key, state = (film.digest, film.was_inverted, card.sha256), get_state()
     if state.drawing is None or state.drawing[0] != key:
         start = time.perf_counter()
         pixels = shrink(film.pixels)
         picture = _encode(pixels)
-        layer = color_evidence(prediction.evidence, card.evidence_scale, (LAYER_PX, LAYER_PX))
-        layer_url = to_data_url(layer, "PNG", compress_level=1)
-        state.drawing = key, Drawing(pixels, picture, layer_url, (time.perf_counter() - start) * 1e3)
+        layer = outline = None
+        if prediction.screening != REFUSED:
+            colors = color_evidence(prediction.evidence, card.evidence_scale, (LAYER_PX, LAYER_PX))
+            layer = to_data_url(colors, "PNG", compress_level=1)
+            line = outline_lungs(prediction.lungs, shrink(pixels, OUTLINE_PX).shape)
+            outline = to_data_url(line, "PNG", compress_level=1)
+        elapsed_ms = (time.perf_counter() - start) * 1e3
+        state.drawing = key, Drawing(pixels, picture, layer, outline, elapsed_ms)
     return state.drawing[1]
+
+
+def _draw_full(film: ShownFilm) -> str | None:
+    """The film in its own resolution, or None where the server no longer has it decoded."""
+    key, state = (film.digest, film.was_inverted), get_state()
+    if state.full is None or state.full[0] != key:
+        decoded = state.slot.film
+        if decoded is None or decoded.digest != film.digest:
+            return None
+        pixels = shrink(decoded.pixels, FULL_PX)
+        state.full = key, _encode(255 - pixels if film.was_inverted else pixels)
+    return state.full[1]
 
 
 def _encode(pixels: np.ndarray) -> str:
     return to_data_url(pixels, "JPEG", quality=92)
 
 
-def _view(film: ShownFilm, picture: str, layer: str | None) -> None:
-    """Show the viewer, which sets zoom, brightness, contrast, inversion and the opacity of the layer."""
+def _view(
+    film: ShownFilm,
+    picture: str,
+    full: str | None = None,
+    layer: str | None = None,
+    outline: str | None = None,
+    boxing: bool = False,
+) -> BidiComponentResult:
+    """Show the viewer, which zooms, moves, brightens and inverts the film in the browser."""
     height, width = film.size
     description = f"Chest film of {width} by {height} pixels"
-    _viewer(
+    return _viewer(
         key=VIEWER,
         data={
             "digest": film.digest,
             "film": picture,
+            "full": full,
+            "larger": max(film.size) > SHOWN_PX,
             "layer": layer,
+            "outline": outline,
+            "aspect": width / height,
+            "boxing": boxing,
+            "linked": "sample" in st.query_params,
             "description": description + ("" if layer is None else ", colored where evidence came from"),
         },
+        on_box_change=_do_nothing,  # without a callback the value is not kept
+        on_full_change=_do_nothing,
     )
+
+
+def _do_nothing() -> None:
+    pass

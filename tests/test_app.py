@@ -259,7 +259,7 @@ def test_the_time_of_the_pictures_has_resize_and_encoding(page, monkeypatch):
     monkeypatch.setattr(viewer.time, "perf_counter", lambda: sum(clock))
     page.button(key="pneumonia_1").click().run()
     told = next(c.value for c in page.caption if "draw" in c.value)
-    assert re.search(r"draw ([\d.]+) ms", told)[1] == "2000000.0"  # the film and the layer
+    assert re.search(r"draw ([\d.]+) ms", told)[1] == "3000000.0"  # film, layer and outline
 
 
 def test_decoded_films_of_all_sessions_together_are_limited(monkeypatch):

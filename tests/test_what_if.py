@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import cxr
-from streamlit_app.what_if import LUNGS, SURROUNDINGS, erase
+from streamlit_app.what_if import BOX, LUNGS, SURROUNDINGS, erase, select
 from tests.conftest import SAMPLES
 
 PNEUMONIA = np.asarray(Image.open(SAMPLES / "pneumonia_2.png").convert("L"))
@@ -17,12 +17,27 @@ def test_erasing_leaves_the_other_part():
     lungs = cxr.LungFinder.load().find(PNEUMONIA)
     mask = np.asarray(Image.fromarray(lungs.mask).resize(PNEUMONIA.shape[::-1])) > 0.9
     median = np.median(PNEUMONIA)
-    without, alone = (erase(PNEUMONIA, lungs, part) for part in (LUNGS, SURROUNDINGS))
+    without, alone = (
+        erase(PNEUMONIA, select(part, lungs, None, PNEUMONIA.shape)) for part in (LUNGS, SURROUNDINGS)
+    )
     assert np.abs(without[mask] - median).max() <= 1
     assert np.array_equal(alone[mask], PNEUMONIA[mask])
     corners = np.ix_([0, -1], [0, -1])
     assert np.array_equal(without[corners], PNEUMONIA[corners])
     assert np.all(np.abs(alone[corners] - median) <= 1)
+
+
+def test_a_box_is_erased_and_nothing_else():
+    lungs = cxr.LungFinder.load().find(PNEUMONIA)
+    height, width = PNEUMONIA.shape
+    altered = erase(PNEUMONIA, select(BOX, lungs, (0.25, 0.5, 0.5, 0.75), PNEUMONIA.shape))
+    changed = altered != PNEUMONIA
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    near = 0.02 * max(height, width)
+    assert [columns[0], columns[-1]] == pytest.approx([width / 4, width / 2], abs=near)
+    assert [rows[0], rows[-1]] == pytest.approx([height / 2, 3 * height / 4], abs=near)
+    middle = altered[round(0.6 * height) : round(0.65 * height), round(0.35 * width) : round(0.4 * width)]
+    assert np.abs(middle - np.median(PNEUMONIA)).max() <= 1
 
 
 @pytest.mark.parametrize("part", [LUNGS, SURROUNDINGS])
