@@ -125,7 +125,7 @@ def start_page(browser: Browser, script: Path, verdict: str) -> tuple[float, flo
         page = browser.new_page()
         page.set_default_timeout(120_000)
         page.goto(url)
-        drop_zone = page.locator("input[type=file]")
+        drop_zone = page.get_by_test_id("stFileUploaderDropzoneInput")
         drop_zone.wait_for(state="attached")
         drop_zone.set_input_files(film)
         page.locator(verdict).first.wait_for()

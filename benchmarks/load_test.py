@@ -71,10 +71,10 @@ async def visit_by_browser(browser: Browser, url: str, uploads: list[Upload]) ->
     page = await browser.new_page()
     page.set_default_timeout(120_000)
     await page.goto(url)
-    await page.get_by_text("Drop chest X-rays here").first.wait_for()
+    await page.get_by_text("Drop chest X-rays anywhere").first.wait_for()
     wrong = 0
     for film, description, probability in uploads:
-        drop_zone = page.locator("input[type=file]")
+        drop_zone = page.get_by_test_id("stFileUploaderDropzoneInput")
         await drop_zone.set_input_files({"name": "film.jpg", "mimeType": "image/jpeg", "buffer": film})
         await page.locator(f'img[alt^="{description}"]').wait_for()
         heading = await page.get_by_role("heading", name="Pneumonia").first.inner_text()

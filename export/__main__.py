@@ -70,6 +70,7 @@ class ExportConfig:
     )
     last_epochs: int = setting(6, "epochs of fine-tuning after the last round of removing channels")
     last_learning_rate: float = setting(3e-4, "peak learning rate of that")
+    last_feature_weight: float = setting(1.0, "weight of the whole network's features in that")
     shrink: ShrinkConfig = dataclasses.field(default=ShrinkConfig())
 
 
@@ -171,7 +172,14 @@ def _remove_channels(
     rounds = shrink(model, trained, train, config.shrink, networks, rounds_folder(run, config.shrink))
     smaller = next(network for share, network in rounds if share == config.keep)
     return fine_tune(
-        smaller, trained, train, networks, config.last_epochs, config.last_learning_rate, len(ROUNDS)
+        smaller,
+        trained,
+        train,
+        networks,
+        config.last_epochs,
+        config.last_learning_rate,
+        len(ROUNDS),
+        config.last_feature_weight,
     )
 
 

@@ -22,7 +22,7 @@ from training.averaging import WeightAverage, write_weights
 from training.batches import count_steps, training_batches
 from training.config import TrainConfig
 from training.flags import setting, to_flat
-from training.model import set_trainable
+from training.model import POOLED_LAYER, set_trainable
 from training.optimization import build_loss, compile_model
 from training.run_folder import check_run, write_config
 from training.sources import LabelledImages
@@ -140,6 +140,7 @@ def fine_tune(
     epochs: int,
     learning_rate: float,
     number: int = 0,
+    feature_weight: float = 0.0,
 ) -> tf_keras.Model:
     """Train a network on the run's batches and on what the teachers say of them.
 
@@ -154,6 +155,8 @@ def fine_tune(
         epochs: epochs as long as those of the run; with 0, ``model`` itself is returned.
         learning_rate: peak of the schedule.
         number: of this fine-tune, so that each draws other batches.
+        feature_weight: weight of ``feature_loss`` from the first teacher's pooled features. They tell
+            which images are unlike those of training, and an answer alone keeps little of that.
 
     Returns:
         A new network with the average of its last weights.
@@ -166,16 +169,33 @@ def fine_tune(
     set_trainable(student, True, config.freeze_until, config.freeze_norms)
     rows = films.to_dataset()
     steps = count_steps(rows, config)
-    compile_model(student, config, learning_rate, steps * epochs)
-    average = WeightAverage(student, config.average_steps)
+    teachers = [_with_features(teacher) for teacher in teachers]
+    learner = _with_features(student)
+    compile_model(learner, config, learning_rate, steps * epochs, {feature_loss: feature_weight})
+    average = WeightAverage(learner, config.average_steps)
 
-    def ask_teachers(views: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        answers = [tf.sigmoid(teacher(views, training=False)) for teacher in teachers]
+    def ask_teachers(
+        views: tf.Tensor, targets: tf.Tensor
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+        logits, features = zip(*(teacher(views, training=False) for teacher in teachers), strict=True)
+        answers = [tf.sigmoid(said) for said in logits]
         sick, viral = tf.unstack(tf.add_n(answers) / len(answers), axis=1)
         taught = tf.stack([sick, sick * viral], axis=1)
-        return views, TEACHER_SHARE * taught + (1.0 - TEACHER_SHARE) * targets
+        return views, (TEACHER_SHARE * taught + (1.0 - TEACHER_SHARE) * targets, features[0])
 
     batches = training_batches(rows, config, epoch=PROBE_EPOCH + 1 + number).map(ask_teachers).prefetch(2)
-    student.fit(batches, steps_per_epoch=steps, epochs=epochs, callbacks=[average], verbose=2)
-    write_weights(student, average.weights())
+    learner.fit(batches, steps_per_epoch=steps, epochs=epochs, callbacks=[average], verbose=2)
+    write_weights(learner, average.weights())
     return student
+
+
+def feature_loss(taught: tf.Tensor, learned: tf.Tensor) -> tf.Tensor:
+    """The squared distance of features (B, C) from those of a teacher, as a share of the variance of the
+    teacher's in the batch (Romero et al. 2015, with the scale taken out). Returns float32 (B,)."""
+    variance = tf.reduce_sum(tf.math.reduce_variance(taught, axis=0))
+    return tf.reduce_sum((learned - taught) ** 2, axis=1) / (variance + 1e-6)
+
+
+def _with_features(model: tf_keras.Model) -> tf_keras.Model:
+    """The same network with its pooled features (B, C) as a second output."""
+    return tf_keras.Model(model.input, [model.output, model.get_layer(POOLED_LAYER).output])

@@ -15,6 +15,7 @@ from streamlit_app import (
     batch,
     comparison,
     film,
+    intake,
     latency,
     report,
     screening,
@@ -30,9 +31,11 @@ st.html(  # less space above the title; captions with enough contrast (WCAG AA)
     "<style>.stMainBlockContainer { padding-top: 2.5rem }"
     "[data-testid=stCaptionContainer] { color: inherit; opacity: 0.8 }"
     # the drop zone would name the limit rounded up to millions of bytes; the page names it below
-    "[data-testid=stFileUploaderDropzoneInstructions] { display: none }</style>"
+    "[data-testid=stFileUploaderDropzoneInstructions], .st-key-announcer { display: none }"
+    ".st-key-example img { aspect-ratio: 1 }"  # so that nothing moves when they arrive
+    "h1 { font-size: 2.25rem; padding: 0.5rem 0 }</style>"
 )
-st.header("CXR Lite &ensp; :orange-badge[Not for medical use]", anchor=False)
+st.title("CXR Lite &ensp; :orange-badge[Not for medical use]", anchor=False)
 st.markdown(
     "Upload a child's chest X-ray. See how likely pneumonia is, which lung regions drove the score, and "
     "how long it took."
@@ -51,7 +54,7 @@ if batch.is_many(sources):
 else:
     source = sources[0] if sources else None
     if source is None:
-        film.explain()
+        film.explain(classifier)
 if source is None:
     sidebar.describe_model(classifier)
     st.stop()
@@ -60,6 +63,7 @@ try:
     chest_film = screening.as_shown(film.decode(source))
 except InvalidImageError as error:
     st.error(f"This file cannot be scored. {error}")
+    intake.announce("This file cannot be scored")
     sidebar.describe_model(classifier)
     st.stop()
 
@@ -70,17 +74,18 @@ if not screening.admits(prediction, chest_film):
     sidebar.describe_model(classifier)
     st.stop()
 
-verdict.show(prediction, classifier.card)
+bar = verdict.show(prediction, classifier.card)
+drawing = viewer.draw(chest_film, prediction, classifier.card)
+film.remember(source, drawing.pixels, verdict.tell_briefly(prediction, classifier.card))
 left, right = st.columns(2, gap="large")
 with left:
-    drawing = viewer.draw(chest_film, prediction, classifier.card)
     small = dataclasses.replace(chest_film, pixels=drawing.pixels)  # what fragments and buttons keep
     what_if.examine(small, drawing, prediction, classifier)
     report.offer(small, prediction, classifier.card)
 with right:
     if not screening.is_refused(prediction):  # test figures say nothing about such an image
         verdict.explain(prediction, classifier.card)
-        threshold.explore(prediction, classifier.card)
+        threshold.explore(prediction, classifier.card, bar)
     (measured,) = latency.measure([classifier], chest_film, prediction)
     latency.show(prediction, measured, model, chest_film.decode_ms, drawing.draw_ms)
 try:

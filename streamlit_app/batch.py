@@ -1,13 +1,13 @@
-"""Many films: progress, a table that can be sorted, and a CSV file to download."""
+"""Many films: progress, a table or a gallery, steps from film to film, and a CSV file to download."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import itertools
+import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -15,29 +15,34 @@ from streamlit.delta_generator import DeltaGenerator
 
 from cxr import Classifier, ModelCard
 from cxr.novelty import REFUSED, TYPICAL
-from cxr.rounding import count_digits
+from cxr.rounding import format_probability
 from cxr.rows import COLUMNS, Row, fail_film, score_film
 from cxr.tables import write_csv
+from streamlit_app import gallery
 from streamlit_app.archive import is_archive, unpack
 from streamlit_app.film import Source, tell_queue
+from streamlit_app.gallery import Tile
 from streamlit_app.screening import override
-from streamlit_app.state import batch_key, get_state
+from streamlit_app.state import BATCH_ANYWAY, BATCH_ORDER, BATCH_VIEW, get_state
+from streamlit_app.verdict import tell_label
 from streamlit_app.viewer import shrink, to_data_url
 
 MAX_FILMS = 500
 MAX_BATCH_BYTES = 2**30  # unpacked
-THUMBNAIL_PX = 96
+THUMBNAIL_PX = 112
+# verdict and probability first, so that they are seen on a phone
 SHOWN = {
     "thumbnail": st.column_config.ImageColumn("film", width="small"),
+    "verdict": st.column_config.TextColumn("verdict", width="medium"),
+    "probability": st.column_config.TextColumn("probability", width="small"),
     "path": st.column_config.TextColumn("file"),
-    "label": st.column_config.TextColumn("verdict"),
     "uncertain": st.column_config.CheckboxColumn("uncertain"),
     "screening": st.column_config.TextColumn("screening"),
     "inverted": st.column_config.CheckboxColumn("inverted"),
     "error": st.column_config.TextColumn("error", width="large"),
 }
-
-ORDER = ("thumbnail", "path", "label", "probability", "uncertain", "screening", "inverted", "error")
+TABLE, GALLERY = "Table", "Gallery"
+RECEIVED, LIKELY, DOUBTFUL = "As received", "Most likely first", "Most doubtful first"
 
 
 def is_many(sources: Sequence[Source]) -> bool:
@@ -46,7 +51,7 @@ def is_many(sources: Sequence[Source]) -> bool:
 
 
 def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
-    """Score all films; a bad file is a row, too. Returns the film that is selected in the table."""
+    """Score all films; a bad file is a row, too. Returns the film that the visitor has picked."""
     films = list(itertools.islice(unpack(sources), MAX_FILMS + 1))
     if not films:
         st.error("This archive cannot be scored. Received a ZIP archive without files.")
@@ -54,36 +59,115 @@ def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
     if len(films) > MAX_FILMS:
         st.warning(f"Received more than {MAX_FILMS} files; the first {MAX_FILMS} are scored.")
         films = films[:MAX_FILMS]
-    anyway = st.checkbox(
-        "Show scores of refused films too", help="They are hardly reliable, and stay marked."
-    )
+    heading = st.empty()
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        view = st.segmented_control(
+            "View", (TABLE, GALLERY), default=TABLE, key=BATCH_VIEW, required=True
+        )
+        order = st.selectbox("Order", (RECEIVED, LIKELY, DOUBTFUL), key=BATCH_ORDER, width=200)
+        anyway = st.checkbox(
+            "Show scores of refused films too",
+            key=BATCH_ANYWAY,
+            help="They are hardly reliable, and stay marked.",
+        )
     rows = [_withhold(row, anyway) for row in _score_all(films, classifier)]
-    columns = SHOWN | {"probability": _format_column(rows, classifier.card)}
-    _summarize(rows)
-    table = pd.DataFrame(rows)[list(ORDER)]
-    texts = ["label", "screening", "error"]
+    with heading.container():
+        _summarize(rows)
+    sorted_pairs = sorted(zip(films, rows, strict=True), key=lambda pair: _rank(pair[1], order))
+    films_shown, rows_shown = map(list, zip(*sorted_pairs, strict=True))
+    keys = [film.key for film in films_shown]
+    show_all = _show_table if view == TABLE else _show_gallery
+    show_all(keys, rows_shown, classifier.card)
+    # the file has the order of what was received
+    st.download_button("Download as CSV", _to_csv(rows), "cxr_lite.csv", "text/csv", on_click="ignore")
+    picked = get_state().picked
+    if picked not in keys:
+        st.caption("Pick a film to see it with its evidence.")
+        return None
+    st.divider()
+    at = keys.index(picked)
+    _offer_steps(keys, at)
+    if anyway and rows_shown[at]["screening"] == REFUSED:
+        override(hashlib.sha256(films_shown[at].read()).hexdigest())
+    return films_shown[at]
+
+
+def _rank(row: Row, order: str) -> float:
+    """What rows are sorted by, ascending; rows without a score come last."""
+    if order == RECEIVED:
+        return 0.0
+    if row["probability"] is None:
+        return math.inf
+    return -row["probability"] if order == LIKELY else abs(row["probability"] - row["threshold"])
+
+
+def _show_table(keys: Sequence[str], rows: Sequence[Row], card: ModelCard) -> None:
+    table = pd.DataFrame(rows)
+    table["verdict"] = [_tell(row, card) for row in rows]
+    table["probability"] = [_tell_probability(row, card) for row in rows]
+    table = table[list(SHOWN)]
+    texts = ["screening", "error"]
     table[texts] = table[texts].fillna("")
-    picked = st.dataframe(
+    # other films, another order or a pick elsewhere make another table, without the old selection
+    key = f"table {get_state().picks} {' '.join(keys)}"
+
+    def pick_row() -> None:
+        marked = st.session_state[key].selection.rows
+        get_state().picked = keys[marked[0]] if marked else ""
+
+    st.dataframe(
         table,
-        column_config=columns,
-        column_order=ORDER,
+        column_config=SHOWN,
+        column_order=list(SHOWN),
         row_height=56,
-        on_select="rerun",
+        on_select=pick_row,
         selection_mode="single-row",
-        key=batch_key([source.key for source in sources]),
+        key=key,
         hide_index=True,
         alt="One row per film: verdict, probability, screening, error",
     )
-    st.download_button("Download as CSV", _to_csv(rows), "cxr_lite.csv", "text/csv", on_click="ignore")
-    chosen = picked.selection.rows
-    if not chosen:
-        st.caption("Pick a row to see its film and evidence.")
-        return None
-    st.divider()
-    film, row = films[chosen[0]], rows[chosen[0]]
-    if anyway and row["screening"] == REFUSED:
-        override(hashlib.sha256(film.read()).hexdigest())
-    return film
+
+
+def _show_gallery(keys: Sequence[str], rows: Sequence[Row], card: ModelCard) -> None:
+    picked = get_state().picked
+    tiles = [
+        Tile(key, row["path"], _tell_briefly(row, card), row["thumbnail"], key == picked)
+        for key, row in zip(keys, rows, strict=True)
+    ]
+    gallery.show("gallery", "The films", tiles, THUMBNAIL_PX, _pick)
+
+
+def _offer_steps(keys: Sequence[str], at: int) -> None:
+    """Show buttons, which also have keys, to the films before and after this one."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        for title, to, shortcut in (("Previous film", at - 1, "P"), ("Next film", at + 1, "N")):
+            is_there = 0 <= to < len(keys)
+            key = keys[to] if is_there else ""
+            st.button(title, on_click=_pick, args=(key,), disabled=not is_there, shortcut=shortcut)
+        st.caption(f"Film {at + 1} of {len(keys)}")
+
+
+def _pick(key: str) -> None:
+    get_state().picked = key
+    get_state().picks += 1
+
+
+def _tell(row: Row, card: ModelCard) -> str:
+    return "" if row["label"] is None else tell_label(row["label"], card)
+
+
+def _tell_probability(row: Row, card: ModelCard) -> str:
+    probability = row["probability"]
+    return "" if probability is None else format_probability(probability, card.threshold, *card.uncertain)
+
+
+def _tell_briefly(row: Row, card: ModelCard) -> str:
+    """A verdict that fits below a thumbnail."""
+    if row["error"]:
+        return "not read"
+    if row["probability"] is None:
+        return "refused"
+    return f"{_tell(row, card).removeprefix('Pneumonia ')}, {_tell_probability(row, card)}"
 
 
 def _score_all(films: Sequence[Source], classifier: Classifier) -> list[Row]:
@@ -131,13 +215,6 @@ def _score(
     except Exception as error:  # the other films are scored
         row = fail_film(film.name, error)
     return empty | row, max(size, MAX_BATCH_BYTES // MAX_FILMS if row["error"] else 0)
-
-
-def _format_column(rows: Sequence[Row], card: ModelCard) -> dict[str, Any]:
-    """The column of probabilities, with enough decimals to tell each from the threshold."""
-    shown = [row["probability"] for row in rows if row["probability"] is not None]
-    digits = max([2, *(count_digits(p, card.threshold, *card.uncertain) for p in shown)])
-    return st.column_config.ProgressColumn("probability", format=f"%.{digits}f", min_value=0, max_value=1)
 
 
 def _withhold(row: Row, anyway: bool) -> Row:

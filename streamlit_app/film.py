@@ -16,10 +16,12 @@ import streamlit as st
 from PIL import Image
 from streamlit.delta_generator import DeltaGenerator
 
-from cxr import InvalidImageError, read_film
+from cxr import Classifier, InvalidImageError, overlay_evidence, read_film
 from cxr.errors import ACCEPTED, MAX_BYTES
+from cxr.explanation import outline_lungs
 from cxr.tables import to_printable
-from streamlit_app import limits
+from streamlit_app import gallery, intake, limits
+from streamlit_app.gallery import Tile
 from streamlit_app.state import FilmSlot, ShownFilm, drop_zone_key, get_state, list_uploads
 from streamlit_app.viewer import shrink, to_data_url
 
@@ -30,9 +32,13 @@ SAMPLES = {
     "pneumonia_2": "Pneumonia 2",
     "uncertain": "Uncertain",
     "unfamiliar": "Unfamiliar",
+    "refused": "Refused",
 }
 SAMPLES_DIR = Path(__file__).resolve().parent / "samples"
-SAMPLE_PX = 79  # four fit in a row on a phone, and all beside the drop zone on a desktop
+EXAMPLE, EXAMPLE_PX = "pneumonia_1", 360  # what the first visit shows
+SAMPLE_PX = 72  # all fit beside the drop zone on a desktop
+RECENT_PX = 56
+MAX_RECENT = 8
 MAX_KEPT_BYTES = 200 * 2**20  # of decoded films, in all sessions together
 
 
@@ -52,50 +58,88 @@ _slots_lock = threading.Lock()
 def choose() -> list[Source]:
     """Show the drop zone and the samples. Returns the chosen files, or none before a choice.
 
-    The address names the chosen sample, so that the browser's Back and Forward show what was shown.
+    The address names the chosen sample, so that the browser's Back and Forward show what was shown. While
+    a sample is shown, the files in the drop zone wait.
     """
     limits.watch_session()
     sample = st.query_params.get("sample")
-    if sample in SAMPLES and list_uploads():  # the visitor went back from uploads to a sample
-        _empty_drop_zone()
     drop_zone, samples = st.columns([1, 2], gap="medium")
     with drop_zone:
         uploads = st.file_uploader(
-            "Drop chest X-rays here: one, many, or a ZIP",
+            "Drop chest X-rays anywhere: one, many, or a ZIP",
             key=drop_zone_key(),
             accept_multiple_files=True,
             max_upload_size=math.ceil(MAX_BYTES / 10**6),  # the browser counts in millions of bytes
-            on_change=_forget_sample,
-            help=f"Accepted: {ACCEPTED}. Files stay in this session's memory and are not stored.",
+            on_change=_show_uploads,
+            help=f"Accepted: {ACCEPTED}. You can also paste an image. Files stay in this session's "
+            "memory and are not stored.",
         )
+        intake.listen()
         st.caption(
             f"Up to {MAX_BYTES // 2**20} MB a file and {limits.MAX_SESSION_BYTES // 2**20} MB a session. "
             f"Files leave the server's memory {limits.GRACE_S:.0f} s after the page is closed."
         )
-    with samples, st.container(horizontal=True, gap="xsmall"):
-        for name, title in SAMPLES.items():
-            with st.container(width=SAMPLE_PX, gap="xsmall"):
-                st.image(_make_thumbnail(name), width=SAMPLE_PX, alt=f"Sample film, {title}")
-                st.button(title, key=name, on_click=_take_sample, args=(name,), type="tertiary")
     with samples:
-        st.caption(
-            "Each sample is a composite of nine children's films and shows no single patient. The "
-            "unfamiliar one is rotated."
-        )
-    for sentence in limits.list_refusals():
-        st.error(sentence)
-    if uploads:
-        return [Source(name_safely(file.name), file.file_id, file.getvalue) for file in uploads]
+        _offer_samples(sample)
+        _offer_recent(sample)
     if sample in SAMPLES:
         return [Source(sample, sample, _sample_path(sample).read_bytes)]
-    return []
+    for sentence in limits.list_refusals():
+        st.error(sentence)
+    return [Source(name_safely(file.name), file.file_id, file.getvalue) for file in uploads]
+
+
+def _offer_samples(chosen: str | None) -> None:
+    """Show the thumbnails of the samples, which are buttons."""
+    faces = "".join(
+        f".st-key-{name} button {{ background: url({_make_thumbnail(name)}) top / {SAMPLE_PX}px no-repeat"
+        f"{'; box-shadow: 0 0 0 3px #0f7b8a !important' * (name == chosen)} }}"
+        for name in SAMPLES
+    )
+    st.html(
+        f"<style>{faces} .st-key-samples button {{ width: {SAMPLE_PX}px; padding: {SAMPLE_PX}px 0 0; "
+        "min-height: 0; white-space: nowrap; justify-content: start } "
+        ".st-key-samples button p { font-size: 0.75rem }</style>"
+    )
+    with st.container(horizontal=True, gap="xsmall", key="samples"):
+        for name, title in SAMPLES.items():
+            st.button(title, key=name, on_click=_show_sample, args=(name,), type="tertiary")
+    st.caption(
+        "Each sample is a composite of nine children's films and shows no single patient. The unfamiliar "
+        "one is rotated, and the refused one is a drawing."
+    )
+
+
+def _offer_recent(sample: str | None) -> None:
+    """Show the other films that this session has shown and still has, and a way to close this one."""
+    state, uploads = get_state(), [upload.file_id for upload in list_uploads()]
+    for key in [key for key in state.recent if key not in SAMPLES and key not in uploads]:
+        del state.recent[key]
+    if sample not in SAMPLES and not uploads:
+        return
+    shown = sample or (uploads[0] if len(uploads) == 1 else state.picked)
+    tiles = [Tile(key, *face, False) for key, face in state.recent.items() if key != shown]
+    if tiles:
+        gallery.show("recent", "Films shown before", tiles, RECENT_PX, _show_again)
+    st.button("Close film" if sample or len(uploads) == 1 else "Close films", on_click=_close)
+
+
+def remember(source: Source, pixels: np.ndarray, verdict: str) -> None:
+    """Note a film, uint8 (h, w), and its verdict among those that this session has shown."""
+    recent = get_state().recent
+    if source.key not in recent:
+        thumbnail = to_data_url(shrink(pixels, 2 * RECENT_PX), "JPEG", quality=80)
+        recent[source.key] = (SAMPLES.get(source.key, source.name), verdict, thumbnail)
+    while len(recent) > MAX_RECENT:
+        del recent[next(iter(recent))]
 
 
 @st.cache_data
 def _make_thumbnail(sample: str) -> str:
     """A sample as a data URL, at twice the size in which it is shown, for screens with fine pixels."""
     pixels = np.asarray(Image.open(_sample_path(sample)))  # samples are gray
-    return to_data_url(shrink(pixels, 2 * SAMPLE_PX), "JPEG", quality=85)
+    pixels = np.asarray(Image.fromarray(pixels).resize((2 * SAMPLE_PX, 2 * SAMPLE_PX)))
+    return to_data_url(pixels, "JPEG", quality=85)
 
 
 def name_safely(name: str) -> str:
@@ -103,13 +147,35 @@ def name_safely(name: str) -> str:
     return to_printable(name) or "(no name)"
 
 
-def explain() -> None:
-    """Show what a first visitor reads instead of a result."""
+def explain(classifier: Classifier) -> None:
+    """Show what a first visitor reads instead of a result: what to do, and an example."""
     st.info(
-        "**Drop a film or click a sample.**  \n"
+        "**Drop a film, paste one, or click a sample.**  \n"
         "You get a probability of pneumonia, the regions that it came from, and how long it took.  \n"
         "The model learned from children of one hospital, and it says if a film is unlike those it knows."
     )
+    film, lungs, evidence = _make_example(classifier.card.sha256, classifier)
+    steps = (
+        (film, "A film: DICOM, JPEG, PNG and more."),
+        (lungs, "A first model finds the lungs. Only they are judged."),
+        (evidence, "A second model gives the probability, and where in the lungs it came from."),
+    )
+    with st.container(key="example"):
+        columns = st.columns(len(steps), gap="medium")
+    for column, (picture, text) in zip(columns, steps, strict=True):
+        column.image(picture, caption=text, alt=text, width="stretch")
+
+
+@st.cache_data
+def _make_example(sha256: str, _classifier: Classifier) -> tuple[str, str, str]:
+    """A sample, its lungs and its evidence, as data URLs; once for each model."""
+    pixels = np.asarray(Image.open(_sample_path(EXAMPLE)))
+    prediction, scale = _classifier.predict(pixels), _classifier.card.evidence_scale
+    small = shrink(pixels, EXAMPLE_PX)
+    line = outline_lungs(prediction.lungs, small.shape)
+    outlined = np.where(line[..., 3:] > 0, line[..., :3], small[..., np.newaxis])
+    pictures = (small, outlined, overlay_evidence(small, prediction.evidence, scale))
+    return tuple(to_data_url(picture, "JPEG", quality=80) for picture in pictures)
 
 
 def decode(source: Source) -> ShownFilm:
@@ -181,16 +247,28 @@ def _sample_path(sample: str) -> Path:
     return SAMPLES_DIR / f"{sample}.png"
 
 
-def _take_sample(sample: str) -> None:
-    _empty_drop_zone()
+def _show_sample(sample: str) -> None:
     st.query_params["sample"] = sample
 
 
-def _forget_sample() -> None:
+def _show_uploads() -> None:
+    """Show what was uploaded; of several films the last one."""
     st.query_params.pop("sample", None)
+    uploads = list_uploads()
+    get_state().picked = uploads[-1].file_id if uploads else ""
 
 
-def _empty_drop_zone() -> None:
-    """Remove the uploads from the server and from the page."""
-    limits.release(list_uploads())
-    get_state().emptied += 1
+def _show_again(key: str) -> None:
+    """Show a film of this session again."""
+    if key in SAMPLES:
+        _show_sample(key)
+    else:
+        st.query_params.pop("sample", None)
+        get_state().picked = key
+
+
+def _close() -> None:
+    """Leave the sample, or remove the uploads from the server and from the page."""
+    if st.query_params.pop("sample", None) is None:
+        limits.release(list_uploads())
+        get_state().emptied += 1

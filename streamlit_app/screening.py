@@ -8,6 +8,7 @@ import streamlit as st
 
 from cxr import Classifier, Lungs, ModelCard, Prediction
 from cxr.novelty import REFUSED, UNFAMILIAR
+from streamlit_app.intake import announce
 from streamlit_app.state import ShownFilm, get_state
 from streamlit_app.viewer import show_alone
 
@@ -68,6 +69,7 @@ def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
     has_lungs = prediction.lungs.box is not None
     reason = "this does not look like a frontal chest X-ray" if has_lungs else "no lungs were found"
     st.subheader(f"Not scored: {reason}", anchor=False)
+    announce(f"Not scored: {reason}")
     left, right = st.columns(2, gap="large")
     with left:
         show_alone(film)

@@ -18,6 +18,8 @@ from cxr.rows import Row
 PAGE_STATE = "page_state"
 MODEL, THREADS = "model", "threads"  # these two are also the names in the address
 COMPARE, THRESHOLD, VIEWER, WHAT_IF = "compare", "threshold", "viewer", "what_if"
+PREVALENCE = "prevalence"
+BATCH_VIEW, BATCH_ORDER, BATCH_ANYWAY = "batch_view", "batch_order", "batch_anyway"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,9 @@ class PageState:
     Attributes:
         emptied: how often the drop zone was emptied; a new key gives an empty widget.
         slot: the film that is shown.
+        recent: title, verdict and thumbnail (a data URL) of the films that were shown, by key.
+        picked: the key of the film that is shown among many, or nothing.
+        picks: how often a film was picked beside the table; a new key removes the table's own mark.
         rows: rows of the batch, by the key of the file and the sha256 of the model.
         inversion_requested: digests of the films that the visitor wants to see inverted.
         overridden: digests of the refused films whose score the visitor wants to see.
@@ -94,6 +99,9 @@ class PageState:
 
     emptied: int = 0
     slot: FilmSlot = dataclasses.field(default_factory=FilmSlot)
+    recent: dict[str, tuple[str, str, str]] = dataclasses.field(default_factory=dict)
+    picked: str = ""
+    picks: int = 0
     rows: dict[tuple[str, str], Row] = dataclasses.field(default_factory=dict)
     inversion_requested: set[str] = dataclasses.field(default_factory=set)
     overridden: set[str] = dataclasses.field(default_factory=set)
@@ -117,12 +125,3 @@ def drop_zone_key() -> str:
 def list_uploads() -> Sequence[UploadedFile]:
     """The files in the drop zone, also before it is drawn."""
     return st.session_state.get(drop_zone_key()) or ()
-
-
-def batch_key(files: Sequence[str]) -> str:
-    """The key of the table of a batch: other files make another table, without the old selection.
-
-    Args:
-        files: the keys of the files that the visitor brought.
-    """
-    return "batch of " + " ".join(files)

@@ -3,31 +3,58 @@
 from __future__ import annotations
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from cxr import ModelCard, Prediction
 from cxr.novelty import REFUSED
 from cxr.rounding import format_number, format_probability
 from streamlit_app.charts import draw_probability
+from streamlit_app.intake import announce
 from streamlit_app.screening import badge, name_external
 
 SCOPE = "Judged: pneumonia only, in children of 1 to 5 years."
 
 
-def show(prediction: Prediction, card: ModelCard) -> None:
-    """Show the verdict, its probability and the threshold, to be seen at a glance."""
+def show(prediction: Prediction, card: ModelCard) -> DeltaGenerator:
+    """Show the verdict, its probability and the threshold, to be seen at a glance.
+
+    Returns:
+        The place of the bar.
+    """
     uncertain = " &ensp; :orange-badge[Uncertain]" if prediction.uncertain else ""
     said = f"{tell_verdict(prediction, card)} &ensp; {tell_probability(prediction, card)}"
     if prediction.screening == REFUSED:
         said = f":gray[{said}]"
     st.subheader(f"{said}{uncertain}{badge(prediction.screening)}", anchor=False)
-    text = f"Probability {tell_probability(prediction, card)} on a bar from 0 to 1"
-    st.html(draw_probability(prediction.probability, card.threshold, card.uncertain, text))
+    announce(f"{tell_verdict(prediction, card)}, probability {tell_probability(prediction, card)}")
+    bar = st.empty()
+    draw_bar(bar, prediction, card, card.threshold)
     st.caption(SCOPE)
+    return bar
+
+
+def draw_bar(place: DeltaGenerator, prediction: Prediction, card: ModelCard, threshold: float) -> None:
+    """Draw the probability, a threshold and the uncertain band in ``place``."""
+    text = (
+        f"Probability {tell_probability(prediction, card)} on a bar from 0 to 1, threshold "
+        f"{format_number(threshold, prediction.probability, 0, 1)}"
+    )
+    place.html(draw_probability(prediction.probability, threshold, card.uncertain, text))
 
 
 def tell_verdict(prediction: Prediction, card: ModelCard) -> str:
     """The verdict in words."""
-    return "Pneumonia likely" if prediction.label == card.labels[1] else "Pneumonia unlikely"
+    return tell_label(prediction.label, card)
+
+
+def tell_briefly(prediction: Prediction, card: ModelCard) -> str:
+    """The verdict below a thumbnail."""
+    return tell_verdict(prediction, card).removeprefix("Pneumonia ")
+
+
+def tell_label(label: str, card: ModelCard) -> str:
+    """One of the card's labels in words."""
+    return "Pneumonia likely" if label == card.labels[1] else "Pneumonia unlikely"
 
 
 def tell_probability(prediction: Prediction, card: ModelCard) -> str:

@@ -1,14 +1,12 @@
 """Many films on the page, and archives that mean harm."""
 
 import io
-import json
 import logging
 import zipfile
 
-import numpy as np
 import pytest
 
-from cxr import InvalidImageError
+from cxr import Classifier, InvalidImageError
 from streamlit_app import batch
 from streamlit_app.archive import unpack
 from streamlit_app.film import Source
@@ -41,13 +39,13 @@ def test_a_zip_gets_a_table_in_which_a_bad_file_is_a_row(page):
     assert page.subheader[0].value == "1 of 2 films: pneumonia likely"
     table = page.dataframe[0].value.set_index("path")
     assert list(table.index) == ["a/normal_1.png", "a/notes.txt", "photograph.png", "pneumonia_1.png"]
-    assert list(table.label) == ["NORMAL", "", "", "PNEUMONIA"]
+    assert list(table.verdict) == ["Pneumonia unlikely", "", "", "Pneumonia likely"]
     assert "no image of a known format" in table.error["a/notes.txt"]
     assert table.screening["photograph.png"] == "refused"
-    assert np.isnan(table.probability["photograph.png"])
+    assert table.probability["photograph.png"] == ""
     page.checkbox[0].check().run()
     table = page.dataframe[0].value.set_index("path")
-    assert 0 <= table.probability["photograph.png"] <= 1
+    assert 0 <= float(table.probability["photograph.png"]) <= 1
     assert table.screening["photograph.png"] == "refused"
 
 
@@ -73,7 +71,7 @@ def test_a_damaged_stream_is_a_row_and_the_others_are_scored(page):
     assert not page.exception
     table = page.dataframe[0].value.set_index("path")
     assert "damaged or encrypted" in table.error["text.txt"]
-    assert table.label["normal_1.png"] == "NORMAL"
+    assert table.verdict["normal_1.png"] == "Pneumonia unlikely"
 
 
 @pytest.mark.parametrize("members", [{}, {"folder/": b"", "__MACOSX/a": b"x", ".hidden": b"x"}])
@@ -127,7 +125,7 @@ def test_a_member_without_a_name_is_a_row_and_the_others_are_scored(page):
     assert named != members
     upload(page, "films.zip", named)
     assert not page.exception
-    assert list(page.dataframe[0].value.label) == ["NORMAL"] * 3
+    assert list(page.dataframe[0].value.verdict) == ["Pneumonia unlikely"] * 3
     assert list(page.dataframe[0].value.path) == ["(no name)", "y.png", "z.png"]
 
 
@@ -145,7 +143,7 @@ def test_an_empty_name_is_a_row(page):
     assert not page.exception
     table = page.dataframe[0].value
     assert list(table.path) == ["(no name)", "y.png"]
-    assert table.label[1] == "NORMAL"
+    assert table.verdict[1] == "Pneumonia unlikely"
 
 
 def test_a_picture_with_an_archive_at_its_end_is_scored_as_the_picture(page):
@@ -153,7 +151,7 @@ def test_a_picture_with_an_archive_at_its_end_is_scored_as_the_picture(page):
         upload(page, "film.png", NORMAL + tail)
         assert not page.exception
         assert page.subheader[0].value.startswith("Pneumonia unlikely")
-        page.button(key="pneumonia_1").click().run()  # empties the drop zone
+        next(button for button in page.button if button.label == "Close film").click().run()
 
 
 def test_members_of_the_current_folder_are_films_and_hidden_ones_are_none():
@@ -190,7 +188,7 @@ def test_a_film_that_meets_an_error_of_the_program_is_a_row(page, monkeypatch, c
         page.checkbox[0].check().run()
     assert not page.exception
     table = page.dataframe[0].value.set_index("path")
-    assert table.label["b.png"] == "NORMAL"
+    assert table.verdict["b.png"] == "Pneumonia unlikely"
     assert "KeyError" in table.error["Doe.png"]
     assert "Doe" not in table.error["Doe.png"]
     logged = [record.getMessage() for record in caplog.records if record.name == "cxr"]
@@ -214,8 +212,8 @@ def test_the_table_rounds_no_probability_across_the_threshold(page, monkeypatch)
 
     monkeypatch.setattr(batch, "score_film", score_closely)
     upload(page, "films.zip", archive({"a.png": NORMAL}))
-    columns = json.loads(page.dataframe[0].proto.columns)
-    assert columns["probability"]["type_config"]["format"] == "%.4f"
+    threshold = Classifier.load("int8").card.threshold
+    assert list(page.dataframe[0].value.probability) == [f"{threshold - 0.0004:.4f}"]
 
 
 def test_of_many_members_the_first_are_taken_without_listing_the_others(page, monkeypatch):
@@ -233,3 +231,45 @@ def test_of_many_members_the_first_are_taken_without_listing_the_others(page, mo
     assert "Received more than 3 files; the first 3 are scored." in page.warning[0].value
     assert len(page.dataframe[0].value) == 3
     assert taken == ["0.png", "1.png", "2.png", "3.png"]
+
+
+def test_films_are_sorted_and_stepped_through(page):
+    names = ["pneumonia_1", "normal_1", "uncertain", "pneumonia_2"]
+    members = {f"{name}.png": (SAMPLES / f"{name}.png").read_bytes() for name in names}
+    upload(page, "films.zip", archive(members | {"notes.txt": b"no film"}))
+    table = page.dataframe[0].value
+    assert list(table.path) == [*members, "notes.txt"]
+    page.selectbox(key="batch_order").set_value("Most likely first").run()
+    table = page.dataframe[0].value
+    assert list(table.path)[-3:] == ["uncertain.png", "normal_1.png", "notes.txt"]
+    page.selectbox(key="batch_order").set_value("Most doubtful first").run()
+    order = list(page.dataframe[0].value.path)
+    assert order[0] == "uncertain.png"
+    assert order[-1] == "notes.txt"
+
+    def step(label: str):
+        next(button for button in page.button if button.label == label).click().run()
+        assert not page.exception
+        return next(c.value for c in page.caption if c.value.startswith("Film "))
+
+    state = page.session_state.page_state
+    state.picked = next(key for (key, _), row in state.rows.items() if row["path"] == "uncertain.png")
+    page.run()
+    assert page.subheader[1].value.startswith("Pneumonia")
+    assert "Uncertain" in page.subheader[1].value
+    assert step("Next film") == "Film 2 of 5"
+    assert "Uncertain" not in page.subheader[1].value
+    assert step("Previous film") == "Film 1 of 5"
+    assert "Uncertain" in page.subheader[1].value
+
+
+def test_the_last_of_several_uploads_is_shown(page):
+    upload(page, "first.png", NORMAL)
+    assert page.subheader[0].value.startswith("Pneumonia unlikely")
+    page.file_uploader[0].set_value(
+        [("first.png", NORMAL, "image/png"),
+         ("second.png", (SAMPLES / "pneumonia_1.png").read_bytes(), "image/png")]
+    ).run()  # fmt: skip
+    assert not page.exception
+    assert page.subheader[0].value == "1 of 2 films: pneumonia likely"
+    assert page.subheader[1].value.startswith("Pneumonia likely")

@@ -240,7 +240,7 @@ def test_metrics_are_hidden(server, path):
     assert server.get(path) == 404
 
 
-def test_a_sample_frees_the_uploads_before_it(server):
+def test_uploads_wait_while_a_sample_is_shown(server):
     with open_tab(server) as tab:
         tab.upload("film", NORMAL)
         tab.run(["film"])
@@ -250,7 +250,7 @@ def test_a_sample_frees_the_uploads_before_it(server):
         tab.connection.send(message.SerializeToString())
         while ForwardMsg.FromString(tab.connection.recv()).WhichOneof("type") != "script_finished":
             pass
-        assert tab.stored() == []
+        assert tab.stored() == ["film"]
 
 
 def test_the_page_shares_the_bytes_of_an_upload(server):

@@ -130,6 +130,31 @@ def _align(image: np.ndarray, box: Box, target: np.ndarray, target_box: Box) -> 
     )
 
 
+def draw_hand(side: int) -> np.ndarray:
+    """A drawing of a hand's radiograph, uint8 (side, side): no chest, so it must be refused."""
+    hand = np.zeros((448, 448), np.float32)
+    cv2.ellipse(hand, (224, 310), (88, 100), 0, 0, 360, 70, -1)
+    bones = np.zeros_like(hand)
+    fingers = np.array(  # knuckle and tip
+        [
+            [(150, 260), (92, 120)],
+            [(192, 235), (174, 60)],
+            [(230, 232), (238, 40)],
+            [(268, 242), (304, 72)],
+            [(300, 320), (392, 220)],
+        ]
+    )
+    for knuckle, tip in fingers:
+        cv2.line(hand, knuckle.tolist(), tip.tolist(), 70, 50)
+        for i in range(3):  # bones with gaps between them
+            start, end = (knuckle + np.multiply((i / 3 + part), tip - knuckle) for part in (0.0, 0.22))
+            cv2.line(bones, start.astype(int).tolist(), end.astype(int).tolist(), 130, 18 - 4 * i)
+        wrist = (224 + (int(knuckle[0]) - 224) // 3, 380)
+        cv2.line(bones, wrist, np.add(knuckle, (0, 10)).tolist(), 110, 14)
+    image = cv2.GaussianBlur(hand, (0, 0), 6.0) + cv2.GaussianBlur(bones, (0, 0), 3.0) + 8.0
+    return cv2.resize(np.clip(image, 0, 255).astype(np.uint8), (side, side), interpolation=cv2.INTER_AREA)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.composites", description=__doc__.split("\n")[0]
@@ -154,6 +179,8 @@ def main() -> None:
             args.out / f"{name}.png", optimize=True
         )
         print(args.out / f"{name}.png")
+    if args.set == "samples":
+        Image.fromarray(draw_hand(size)).save(args.out / "refused.png", optimize=True)
 
 
 if __name__ == "__main__":

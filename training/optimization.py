@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 import tf_keras
 
 from training.config import TrainConfig
 
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # from targets and outputs to (B,)
 
-def compile_model(model: tf_keras.Model, config: TrainConfig, learning_rate: float, steps: int) -> None:
+
+def compile_model(
+    model: tf_keras.Model,
+    config: TrainConfig,
+    learning_rate: float,
+    steps: int,
+    more: Mapping[Loss, float] | None = None,
+) -> None:
     """Compile with AdamW under warm-up and cosine decay, and label smoothing.
 
     Args:
@@ -18,6 +26,7 @@ def compile_model(model: tf_keras.Model, config: TrainConfig, learning_rate: flo
         config: gives weight decay, warm-up and smoothing.
         learning_rate: the peak of the schedule.
         steps: length of the schedule.
+        more: the losses of further outputs, with their weights.
     """
     share, start, end = (0.3, 1 / 25, 4e-6) if config.one_cycle else (config.warmup_share, 0.01, 0.01)
     schedule = tf_keras.optimizers.schedules.CosineDecay(
@@ -29,10 +38,13 @@ def compile_model(model: tf_keras.Model, config: TrainConfig, learning_rate: flo
     )
 
     optimizer = tf_keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
-    model.compile(optimizer, build_loss(config))
+    if more:
+        model.compile(optimizer, [build_loss(config), *more], loss_weights=[1.0, *more.values()])
+    else:
+        model.compile(optimizer, build_loss(config))
 
 
-def build_loss(config: TrainConfig) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def build_loss(config: TrainConfig) -> Loss:
     """``loss_of_both`` with the run's smoothing and weight."""
 
     def loss(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

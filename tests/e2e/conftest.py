@@ -80,7 +80,7 @@ def open_page(url, browser):
         page = browser.new_page(viewport={"width": width, "height": 1100}, color_scheme=scheme)
         page.set_default_timeout(60_000)
         page.goto(url + address)
-        page.get_by_text("Drop chest X-rays here").first.wait_for()
+        page.get_by_text("Drop chest X-rays anywhere").first.wait_for()
         pages.append(page)
         return page
 
@@ -90,7 +90,7 @@ def open_page(url, browser):
 
 
 def upload(page, *paths: Path) -> None:
-    page.locator("input[type=file]").set_input_files(paths)
+    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(paths)
 
 
 def wait_for_verdict(page, words: str):

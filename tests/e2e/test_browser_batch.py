@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from tests.conftest import SAMPLES
-from tests.e2e.conftest import check_accessibility, keep, upload, wait_for_verdict
+from tests.e2e.conftest import check_accessibility, keep, settle, upload, wait_for_verdict
 
 
 def test_many_films_with_a_bad_one_among_them(open_page, files):
@@ -61,3 +61,24 @@ def test_the_table_has_no_export_of_its_own(open_page, files):
     page.get_by_test_id("stDataFrame").hover()
     page.get_by_role("button", name="Fullscreen: One row per film").wait_for()
     assert page.get_by_role("button", name="Download as CSV").count() == 1  # the page's, which is safe
+
+
+def test_the_gallery_is_stepped_through_with_keys(open_page):
+    page = open_page(width=390)
+    upload(page, *(SAMPLES / f"{name}.png" for name in ("normal_1", "pneumonia_1", "uncertain")))
+    page.get_by_role("heading", name="2 of 3 films: pneumonia likely").wait_for()
+    wait_for_verdict(page, "Pneumonia")  # of the last film
+    page.get_by_role("radio", name="Gallery").click()
+    tile = page.get_by_role("button", name=re.compile("^normal_1.png: unlikely, under"))
+    tile.click()
+    wait_for_verdict(page, "Pneumonia unlikely")
+    assert tile.get_attribute("aria-pressed") == "true"
+    settle(page)
+    keep(page, "phone_gallery")
+    check_accessibility(page)
+    page.keyboard.press("n")
+    wait_for_verdict(page, "Pneumonia likely.*over")
+    page.get_by_text("Film 2 of 3").wait_for()
+    settle(page)
+    page.keyboard.press("p")
+    wait_for_verdict(page, "Pneumonia unlikely")

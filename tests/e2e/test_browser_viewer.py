@@ -168,8 +168,10 @@ def test_a_large_film_is_sent_in_full_once_it_is_enlarged(open_page, tmp_path):
     natural = "film => film.decode().then(() => film.naturalWidth)"
     assert find_film(page).evaluate(natural) == 1024
     page.get_by_label("Zoom").fill("200")
-    page.wait_for_function("() => [...document.querySelectorAll('*')].some("
-                           "e => e.shadowRoot?.querySelector('.colored .film')?.naturalWidth === 2000)")  # fmt: skip
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('*')].some("
+        "e => e.shadowRoot?.querySelector('.colored .film')?.naturalWidth === 2000)"
+    )
     assert find_film(page).evaluate(natural) == 2000
 
 

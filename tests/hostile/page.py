@@ -72,14 +72,14 @@ async def _open(browser: Browser, url: str):
     page = await browser.new_page()
     page.set_default_timeout(MAX_S * 1e3)
     await page.goto(url)
-    await page.get_by_text("Drop chest X-rays here").first.wait_for()
+    await page.get_by_text("Drop chest X-rays anywhere").first.wait_for()
     return page
 
 
 async def _answer(page, file: Path) -> str:
     """Upload a file. Returns the first words of the page's answer: a verdict, a refusal or an error."""
     try:
-        await page.locator("input[type=file]").set_input_files(file)
+        await page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(file)
         answer = page.locator(ANSWERS).first
         await answer.wait_for()
         return " ".join((await answer.inner_text()).split())[:90]

@@ -1,0 +1,50 @@
+"""The films of a session, and going back to one of them."""
+
+import numpy as np
+
+from streamlit_app import film
+from tests.conftest import SAMPLES, upload
+
+PNEUMONIA = (SAMPLES / "pneumonia_2.png").read_bytes()
+
+
+def recent(page) -> dict[str, str]:
+    return {title: verdict for title, verdict, _ in page.session_state.page_state.recent.values()}
+
+
+def test_films_that_were_shown_are_kept_until_they_are_closed(page):
+    page.button(key="normal_1").click().run()
+    upload(page, "mine.png", PNEUMONIA)
+    assert page.subheader[0].value.startswith("Pneumonia likely")
+    assert recent(page) == {"Normal 1": "unlikely", "mine.png": "likely"}
+    page.button(key="normal_2").click().run()
+    assert page.subheader[0].value.startswith("Pneumonia unlikely")
+    assert list(recent(page)) == ["Normal 1", "mine.png", "Normal 2"]
+    next(button for button in page.button if button.label == "Close film").click().run()
+    assert page.subheader[0].value.startswith("Pneumonia likely")  # the upload waited
+    next(button for button in page.button if button.label == "Close film").click().run()
+    assert not page.subheader
+    assert not page.exception
+    page.button(key="normal_1").click().run()
+    assert list(recent(page)) == ["Normal 1", "Normal 2"]
+
+
+def test_a_session_remembers_the_last_films(page, monkeypatch):
+    monkeypatch.setattr(film, "MAX_RECENT", 2)
+    for sample in ("normal_1", "normal_2", "pneumonia_1"):
+        page.button(key=sample).click().run()
+    assert list(recent(page)) == ["Normal 2", "Pneumonia 1"]
+
+
+def test_the_refused_sample_is_refused(page):
+    page.button(key="refused").click().run()
+    assert page.subheader[0].value.startswith("Not scored")
+
+
+def test_the_drawing_is_the_refused_sample():
+    import cv2
+
+    from training.composites import draw_hand
+
+    drawn = cv2.imread(str(SAMPLES / "refused.png"), cv2.IMREAD_GRAYSCALE)
+    assert np.abs(drawn.astype(int) - draw_hand(448)).max() <= 2
