@@ -36,7 +36,7 @@ SAMPLES = {
 }
 SAMPLES_DIR = Path(__file__).resolve().parent / "samples"
 EXAMPLE, EXAMPLE_PX = "pneumonia_1", 360  # what the first visit shows
-SAMPLE_PX = 72  # all fit beside the drop zone on a desktop
+SAMPLE_PX = 68  # all fit beside the drop zone on a desktop
 RECENT_PX = 56
 MAX_RECENT = 8
 MAX_KEPT_BYTES = 200 * 2**20  # of decoded films, in all sessions together

@@ -32,6 +32,7 @@ export default function ({ data, parentElement, setStateValue }) {
   setSource(".outline", data.outline);
   find(".colored .film").alt = data.description;
   for (const element of all(".for-layer")) element.hidden = !data.layer;
+  find(".legend").hidden = !data.visible;
   for (const element of all(".for-outline")) element.hidden = !data.outline;
   button("link").hidden = !data.linked;
   button("fullscreen").hidden = !document.fullscreenEnabled;

@@ -54,11 +54,10 @@ def show(film: ShownFilm, drawing: Drawing, prediction: Prediction, card: ModelC
     if prediction.screening == REFUSED:
         _view(film, drawing.film, full=full)
         return None
-    said = _view(
-        film, drawing.film, full=full, layer=drawing.layer, outline=drawing.outline, boxing=boxing
-    )
+    visible = is_visible(prediction, card)
+    said = _view(film, drawing.film, full, drawing.layer, drawing.outline, visible, boxing)
     st.markdown(tell_place(prediction, card))
-    if is_visible(prediction, card):
+    if visible:
         st.caption(
             "Color shows where in the lungs evidence for pneumonia came from, on the same scale for all "
             f"films; right and left are the child's. {tell_resolution(film, prediction, card)}: it "
@@ -167,6 +166,7 @@ def _view(
     full: str | None = None,
     layer: str | None = None,
     outline: str | None = None,
+    visible: bool = False,
     boxing: bool = False,
 ) -> BidiComponentResult:
     """Show the viewer, which zooms, moves, brightens and inverts the film in the browser."""
@@ -182,6 +182,7 @@ def _view(
             "layer": layer,
             "outline": outline,
             "aspect": width / height,
+            "visible": visible,
             "boxing": boxing,
             "linked": "sample" in st.query_params,
             "description": description + ("" if layer is None else ", colored where evidence came from"),
