@@ -126,7 +126,8 @@ def test_report(open_page, tmp_path):
 
 def test_a_sample_by_keyboard(open_page):
     page = open_page()
-    for _ in range(20):
+    page.get_by_text("A first model finds the lungs").first.wait_for()
+    for _ in range(40):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.innerText").strip() == "Normal 2":
             break
