@@ -76,7 +76,7 @@ if not screening.admits(prediction, chest_film):
 
 bar = verdict.show(prediction, classifier.card)
 drawing = viewer.draw(chest_film, prediction, classifier.card)
-film.remember(source, drawing.pixels, verdict.tell_briefly(prediction, classifier.card))
+film.remember(source, drawing.pixels, verdict.tell_briefly(prediction.label, classifier.card))
 left, right = st.columns(2, gap="large")
 with left:
     small = dataclasses.replace(chest_film, pixels=drawing.pixels)  # what fragments and buttons keep
