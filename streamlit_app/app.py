@@ -56,6 +56,7 @@ else:
     if source is None:
         film.explain(classifier)
 if source is None:
+    intake.announce("")  # what was said of a film before no longer holds
     sidebar.describe_model(classifier)
     st.stop()
 

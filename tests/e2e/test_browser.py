@@ -28,12 +28,12 @@ def test_upload_gets_a_verdict(open_page, name, width, scheme):
 def test_a_bad_file_is_refused_and_a_sample_recovers(open_page, files):
     page = open_page()
     upload(page, files["damaged"])
-    page.get_by_text("This file cannot be scored").wait_for()
+    page.get_by_text("This file cannot be scored.").wait_for()
     keep(page, "bad_file")
     check_accessibility(page)
     page.get_by_role("button", name="Normal 1", exact=True).click()
     wait_for_verdict(page, "Pneumonia unlikely")
-    assert page.get_by_text("This file cannot be scored").count() == 0
+    assert page.get_by_text("This file cannot be scored.").count() == 0
 
 
 def test_dicom(open_page, files):
