@@ -50,7 +50,7 @@ clean:
 .venv-test/installed: requirements.txt requirements-bulk.txt training/requirements.txt tests/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv-test
-	.venv-test/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	.venv-test/bin/pip install --quiet --disable-pip-version-check --no-compile -r tests/requirements.txt
 	touch $@
 
 .venv-release/installed: Makefile

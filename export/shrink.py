@@ -174,6 +174,7 @@ def fine_tune(
     compile_model(learner, config, learning_rate, steps * epochs, {feature_loss: feature_weight})
     average = WeightAverage(learner, config.average_steps)
 
+    @tf.autograph.experimental.do_not_convert  # nothing branches, and converting teachers takes seconds
     def ask_teachers(
         views: tf.Tensor, targets: tf.Tensor
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:

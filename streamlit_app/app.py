@@ -56,6 +56,7 @@ else:
     if source is None:
         film.explain(classifier)
 if source is None:
+    intake.announce("")  # what was said of a film before no longer holds
     sidebar.describe_model(classifier)
     st.stop()
 
@@ -76,7 +77,7 @@ if not screening.admits(prediction, chest_film):
 
 bar = verdict.show(prediction, classifier.card)
 drawing = viewer.draw(chest_film, prediction, classifier.card)
-film.remember(source, drawing.pixels, verdict.tell_briefly(prediction, classifier.card))
+film.remember(source, drawing.pixels, verdict.tell_briefly(prediction.label, classifier.card))
 left, right = st.columns(2, gap="large")
 with left:
     small = dataclasses.replace(chest_film, pixels=drawing.pixels)  # what fragments and buttons keep

@@ -24,7 +24,7 @@ from streamlit_app.film import Source, tell_queue
 from streamlit_app.gallery import Tile
 from streamlit_app.screening import override
 from streamlit_app.state import BATCH_ANYWAY, BATCH_ORDER, BATCH_VIEW, get_state
-from streamlit_app.verdict import tell_label
+from streamlit_app.verdict import tell_briefly, tell_label
 from streamlit_app.viewer import shrink, to_data_url
 
 MAX_FILMS = 500
@@ -167,7 +167,7 @@ def _tell_briefly(row: Row, card: ModelCard) -> str:
         return "not read"
     if row["probability"] is None:
         return "refused"
-    return f"{_tell(row, card).removeprefix('Pneumonia ')}, {_tell_probability(row, card)}"
+    return f"{tell_briefly(row['label'], card)}, {_tell_probability(row, card)}"
 
 
 def _score_all(films: Sequence[Source], classifier: Classifier) -> list[Row]:

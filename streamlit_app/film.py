@@ -127,9 +127,12 @@ def _offer_recent(sample: str | None) -> None:
 def remember(source: Source, pixels: np.ndarray, verdict: str) -> None:
     """Note a film, uint8 (h, w), and its verdict among those that this session has shown."""
     recent = get_state().recent
-    if source.key not in recent:
+    if source.key in recent:  # another model may say something else
+        title, _, thumbnail = recent[source.key]
+    else:
+        title = SAMPLES.get(source.key, source.name)
         thumbnail = to_data_url(shrink(pixels, 2 * RECENT_PX), "JPEG", quality=80)
-        recent[source.key] = (SAMPLES.get(source.key, source.name), verdict, thumbnail)
+    recent[source.key] = title, verdict, thumbnail
     while len(recent) > MAX_RECENT:
         del recent[next(iter(recent))]
 
@@ -138,8 +141,7 @@ def remember(source: Source, pixels: np.ndarray, verdict: str) -> None:
 def _make_thumbnail(sample: str) -> str:
     """A sample as a data URL, at twice the size in which it is shown, for screens with fine pixels."""
     pixels = np.asarray(Image.open(_sample_path(sample)))  # samples are gray
-    pixels = np.asarray(Image.fromarray(pixels).resize((2 * SAMPLE_PX, 2 * SAMPLE_PX)))
-    return to_data_url(pixels, "JPEG", quality=85)
+    return to_data_url(shrink(pixels, 2 * SAMPLE_PX), "JPEG", quality=85)
 
 
 def name_safely(name: str) -> str:

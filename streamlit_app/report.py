@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import io
+import mimetypes
+from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
@@ -34,23 +36,24 @@ def offer(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
     """
     name = f"cxr_lite_{film.digest[:8]}"
     with st.container(horizontal=True):
-        st.download_button(
+        _offer_file(
             "Download a report",
             lambda: make_report(film, prediction, card),
             f"{name}.html",
-            "text/html",
-            on_click="ignore",
-            help="One HTML file: film, evidence, verdict, model, limits. No file name, no DICOM header.",
+            "One HTML file: film, evidence, verdict, model, limits. No file name, no DICOM header.",
         )
         if prediction.screening != REFUSED:
-            st.download_button(
+            _offer_file(
                 "Evidence as PNG",
                 lambda: make_picture(film, prediction, card),
                 f"{name}.png",
-                "image/png",
-                on_click="ignore",
-                help="The film with the evidence over it.",
+                "The film with the evidence over it.",
             )
+
+
+def _offer_file(title: str, make: Callable[[], str | bytes], name: str, explanation: str) -> None:
+    kind = mimetypes.guess_type(name)[0]
+    st.download_button(title, make, name, kind, on_click="ignore", help=explanation)
 
 
 def make_picture(film: ShownFilm, prediction: Prediction, card: ModelCard) -> bytes:

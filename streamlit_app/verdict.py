@@ -47,9 +47,9 @@ def tell_verdict(prediction: Prediction, card: ModelCard) -> str:
     return tell_label(prediction.label, card)
 
 
-def tell_briefly(prediction: Prediction, card: ModelCard) -> str:
-    """The verdict below a thumbnail."""
-    return tell_verdict(prediction, card).removeprefix("Pneumonia ")
+def tell_briefly(label: str, card: ModelCard) -> str:
+    """One of the card's labels in one word, for below a thumbnail."""
+    return tell_label(label, card).removeprefix("Pneumonia ")
 
 
 def tell_label(label: str, card: ModelCard) -> str:

@@ -22,7 +22,7 @@ from streamlit_app.state import VIEWER, Drawing, ShownFilm, get_state
 FOLDER = Path(__file__).resolve().parent
 SHOWN_PX = 1024  # longer side on the page; larger images would take long to send
 FULL_PX = 4096  # longer side once the visitor enlarges the film
-OUTLINE_PX = 512  # longer side of the outline of the lungs, which is known to a fortieth of the film
+OUTLINE_PX = 384  # longer side of the outline of the lungs, which is known to a fortieth of the film
 VISIBLE = 0.1  # of the scale: fainter evidence cannot be seen
 LAYER_PX = 160  # side of the evidence, which is smooth; the browser enlarges it
 
@@ -137,7 +137,8 @@ def draw(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
         if prediction.screening != REFUSED:
             colors = color_evidence(prediction.evidence, card.evidence_scale, (LAYER_PX, LAYER_PX))
             layer = to_data_url(colors, "PNG", compress_level=1)
-            line = outline_lungs(prediction.lungs, shrink(pixels, OUTLINE_PX).shape)
+            shape = tuple(round(side * OUTLINE_PX / max(pixels.shape)) or 1 for side in pixels.shape)
+            line = outline_lungs(prediction.lungs, shape)
             outline = to_data_url(line, "PNG", compress_level=1)
         elapsed_ms = (time.perf_counter() - start) * 1e3
         state.drawing = key, Drawing(pixels, picture, layer, outline, elapsed_ms)

@@ -1,12 +1,14 @@
 """Small synthetic films, and the real data set where ``CXR_DATA`` names it."""
 
 import dataclasses
+import importlib
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -152,9 +154,16 @@ def edit_card(model: Path, **changes) -> None:
 
 
 def run_module(module: str, *argv: object) -> subprocess.CompletedProcess:
-    """What ``python -m module`` prints and returns."""
-    command = [sys.executable, "-m", module, *map(str, argv)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    """What ``python -m module`` prints and returns, without the seconds a new process takes."""
+    arguments = [module, *map(str, argv)]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", arguments)
+        try:
+            importlib.import_module(module).main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def read_table(text: str) -> list[dict[str, str]]:
@@ -229,6 +238,18 @@ def tiny_films(tiny_data):
     from training.masks import load_masked
 
     return load_masked(tiny_data, "", "train", 64)
+
+
+@pytest.fixture(scope="module")
+def eagerly():
+    """TensorFlow runs each operation as it comes. For a few steps, that takes less time than tracing a
+    graph does. The commands of test_train, test_notebook and test_lungs train in graphs, as users do."""
+    import training  # noqa: F401  before tensorflow
+
+    tf = pytest.importorskip("tensorflow")
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ from tests.conftest import draw_film, draw_lungs, read_table
 from training.masks import find_mask, masks_beside
 from training.names import parse_path
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

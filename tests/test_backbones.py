@@ -15,6 +15,8 @@ from training.model import build_from, build_model, set_trainable
 from training.optimization import compile_model
 from training.views import view_films
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "vgg16", "small_cnn"])
 def test_other_backbones_train_a_step_and_export(backbone, tiny_data, tiny_films):

@@ -29,6 +29,7 @@ from training.validation import load_validation
 from training.views import view_films
 
 tf_keras = pytest.importorskip("tf_keras")
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def test_evidence_is_grad_cam_and_its_mean_is_the_logit(model, film):

@@ -1,7 +1,6 @@
 """The converted network is held to torchvision's, whose forward pass is spelled out here."""
 
 import os
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from PIL import Image
 
 import training  # noqa: F401  before tensorflow
-from tests.conftest import ROOT
+from tests.conftest import run_module
 from training import convert_torchvision
 from training.convert_torchvision import convert, estimate_statistics, main, read_state
 from training.model import IMAGENET_MEAN, IMAGENET_STD, pad_both_sides
@@ -109,8 +108,8 @@ def reference(images) -> Reference:
 
 def test_the_converted_network_computes_what_torchvision_computes(reference, images, tmp_path):
     np.savez(tmp_path / "checkpoint.npz", **reference.state)
-    command = ["training.convert_torchvision", tmp_path / "checkpoint.npz", tmp_path / "weights.h5"]
-    subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    files = tmp_path / "checkpoint.npz", tmp_path / "weights.h5"
+    assert run_module("training.convert_torchvision", *files).returncode == 0
     build = tf_keras.applications.EfficientNetB0
     keras = build(weights=str(tmp_path / "weights.h5"), include_top=False, input_shape=(64, 64, 3))
     symmetric = tf_keras.models.clone_model(keras, clone_function=pad_both_sides)

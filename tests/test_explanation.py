@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cxr import Lungs, overlay_evidence
-from cxr.explanation import locate_evidence
+from cxr.explanation import locate_evidence, outline_lungs
 from tests.conftest import draw_lungs
 
 HOT = np.zeros((5, 5), np.float32)
@@ -79,3 +79,16 @@ def test_evidence_in_both_lungs_is_divided_between_zones():
 def test_no_zone_without_evidence_or_lungs():
     assert locate_evidence(np.full((80, 80), -1.0, np.float32), find_lungs()) == {}
     assert locate_evidence(np.ones((80, 80), np.float32), find_lungs(box=None)) == {}
+
+
+def test_the_outline_follows_the_edge_of_the_lungs():
+    mask = np.zeros((40, 40), np.float32)
+    mask[10:30, 0:16] = 1.0  # cut off at the left edge, where it is closed
+    layer = outline_lungs(Lungs(mask, (0.0, 0.25, 0.4, 0.75), ("left",), 0), (200, 200))
+    line = layer[..., 3] > 0
+    assert set(np.unique(layer[..., 3])) == {0, 255}
+    rows, columns = np.flatnonzero(line.any(1)), np.flatnonzero(line.any(0))
+    assert [rows[0], rows[-1], columns[0], columns[-1]] == pytest.approx([50, 149, 0, 79], abs=1)
+    assert line[100, :2].all()
+    assert line[100].sum() == 4  # two pixels on each side
+    assert not line[60:140, 10:70].any()

@@ -27,6 +27,7 @@ from export.validate import (
 from tests.conftest import draw_film, read_table
 
 tf_keras = pytest.importorskip("tf_keras")
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,13 @@ def test_a_session_remembers_the_last_films(page, monkeypatch):
     assert list(recent(page)) == ["Normal 2", "Pneumonia 1"]
 
 
+def test_the_verdict_of_a_film_is_that_of_the_last_model(page, monkeypatch):
+    page.button(key="normal_1").click().run()
+    monkeypatch.setattr("streamlit_app.verdict.tell_briefly", lambda label, card: card.variant)
+    page.radio(key="model").set_value("float32").run()
+    assert recent(page) == {"Normal 1": "float32"}
+
+
 def test_the_refused_sample_is_refused(page):
     page.button(key="refused").click().run()
     assert page.subheader[0].value.startswith("Not scored")

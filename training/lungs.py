@@ -116,6 +116,7 @@ def lung_batches(films: tf.data.Dataset, config: LungConfig, done: int = 0) -> t
         (B, S/4, S/4, 1), the share of lung in each cell, and ``turn`` int32 (B,).
     """
 
+    @tf.autograph.experimental.do_not_convert  # it branches with tf.cond; conversion takes seconds
     def to_example(index: tf.Tensor, film: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         seeds = tf.random.split(tf.stack([tf.cast(index, tf.int32), config.seed]), 9)
         pair = move(tf.cast(film, tf.float32) / 255.0, config.image_size, seeds[:2], config.augmentation)

@@ -91,6 +91,7 @@ def load_split(data: str | Path, split: str, size: int) -> tf.data.Dataset:
         image = cut_out(pixels, (size, size))[..., np.newaxis]
         return image, np.float32(name.label), np.float32(name.series == "virus"), name.path.encode()
 
+    @tf.autograph.experimental.do_not_convert
     def to_row(file: tf.Tensor, path: tf.Tensor) -> dict[str, tf.Tensor]:
         types = [tf.uint8, tf.float32, tf.float32, tf.string]
         image, label, viral, name = tf.numpy_function(decode, [file, path], types)
