@@ -44,8 +44,9 @@ class Prediction:
         novelty: how different the film is from those of training, above 0; 1 is usual. None, like
             ``screening``, if the card has no statistics.
         screening: ``typical``; ``unfamiliar``, if the probability is hardly reliable; or ``refused``, if
-            no lungs were found or the film does not look like a frontal chest film; then the probability
-            is meaningless.
+            no lungs were found, their shape is not that of lungs on an upright frontal film, the gray
+            levels look inverted, or the novelty is beyond the card's limit; then the probability is
+            meaningless.
         looks_inverted: whether the film looks like the negative of a chest film.
         latency_ms: wall time of ``lungs``, ``preprocess``, ``inference``, which includes the pooling over
             the lungs, and ``screening``.
@@ -146,7 +147,7 @@ class Classifier:
             novelty = self._novelty.score(output["embedding"][0])
             screening = self._novelty.screen(novelty)
             looks_inverted = self._novelty.looks_inverted(image[0])
-        if lungs.box is None:
+        if not lungs.are_plausible or looks_inverted:
             screening = REFUSED
         screened = time.perf_counter()
         return Prediction(
@@ -251,9 +252,9 @@ def _load_novelty(card: ModelCard, runner) -> NoveltyModel | None:
     except ValueError as error:
         raise InvalidModelError(f"Received a card {card.name}.json: {error}.") from error
     width = int(runner.get_output_details()["embedding"]["shape"][1])
-    if len(novelty.mean) != width:
+    if (features := len(novelty.space.mean)) != width:
         raise InvalidModelError(
-            f"Received a card {card.name}.json with novelty statistics of {len(novelty.mean)} features; "
+            f"Received a card {card.name}.json with novelty statistics of {features} features; "
             f"the model has {width}."
         )
     return novelty

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cxr.errors import InvalidModelError
 from cxr.imaging import WHOLE, Box, preprocess
 from cxr.model_card import LungCard
 from cxr.model_file import MODELS_DIR, open_runner, read_model
+from cxr.novelty import Subspace
 
 STRIDE = 4  # input pixels along the side of a cell of the mask
 FILE = "lungs_int8.tflite"
@@ -27,6 +29,7 @@ MIN_AREA = 0.02  # of the image: a smaller mask is none
 CERTAIN = 0.9
 MIN_CERTAIN_SHARE = 0.45
 TURN_PROBABILITY = 0.9
+SHAPE_SIDE = 16  # cells along the side of the box, in which shapes are compared
 EDGES = ("left", "top", "right", "bottom")
 CUT_SHARE = 0.1  # of an edge that the lungs reach, from which on they may be cut off
 
@@ -39,8 +42,9 @@ class Lungs:
         mask: float32 (h, w), the share of lung in each cell of the image, 0..1.
         box: the box of the lungs with a margin, as shares of the image's width and height
             (x0, y0, x1, y1); None if no lungs were found. The network sees lungs in some pictures of
-            other things, so a box does not prove that there are any.
+            other things, most often in a shape that lungs do not have.
         cut_off: the edges of the image that the lungs reach, of ``EDGES``; they may go on beyond.
+        has_usual_shape: whether the mask has the shape that lungs have in an upright frontal image.
         quarter_turns: by how many quarter turns counterclockwise the image seems to be rotated, 0..3; 0
             if no lungs were found.
         latency_ms: wall time of finding them, without waiting for the model.
@@ -53,6 +57,12 @@ class Lungs:
     quarter_turns: int
     latency_ms: float = 0.0
     image: np.ndarray | None = None
+    has_usual_shape: bool = True
+
+    @property
+    def are_plausible(self) -> bool:
+        """Whether lungs were found, and look like those of an upright frontal image."""
+        return self.box is not None and self.has_usual_shape
 
 
 class LungFinder:
@@ -67,6 +77,7 @@ class LungFinder:
             "turn": (np.float32, (1, 4)),
         }
         self._runner = open_runner(model, num_threads, tensors)
+        self._shape = _load_shape(card)
         self._lock = threading.Lock()
 
     @classmethod
@@ -92,6 +103,10 @@ class LungFinder:
         area, certain = np.mean(mask >= 0.5), np.mean(mask >= CERTAIN)
         is_found = area >= MIN_AREA and certain >= MIN_CERTAIN_SHARE * area
         box = lung_box(mask) if is_found else None
+        has_usual_shape = True
+        if box and self._shape:
+            distance = self._shape.distance(describe_shape(mask, box))
+            has_usual_shape = distance <= self.card.shape["limit"]
         done = time.perf_counter()
         return Lungs(
             mask=mask,
@@ -100,6 +115,7 @@ class LungFinder:
             quarter_turns=int(turn.argmax()) if is_found and turn.max() >= TURN_PROBABILITY else 0,
             latency_ms=(done - ran + prepared - start) * 1e3 + run_ms,
             image=image,
+            has_usual_shape=has_usual_shape,
         )
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
@@ -148,6 +164,15 @@ def widen(box: Box, margin: float) -> Box:
     return max(x0 - dx, 0.0), max(y0 - dy, 0.0), min(x1 + dx, 1.0), min(y1 + dy, 1.0)
 
 
+def describe_shape(mask: np.ndarray, box: Box) -> np.ndarray:
+    """The shape of a mask float32 (h, w) inside its box, whatever its place and size: float32 (256,)."""
+    height, width = mask.shape
+    x0, y0, x1, y1 = box
+    image = Image.fromarray(np.asarray(mask, np.float32))
+    place = (x0 * width, y0 * height, x1 * width, y1 * height)
+    return np.asarray(image.resize((SHAPE_SIDE,) * 2, Image.Resampling.BILINEAR, box=place)).ravel()
+
+
 def interpolation_matrix(places: np.ndarray, cells: int) -> np.ndarray:
     """Linear interpolation between the centres of ``cells`` cells in a row, as a matrix.
 
@@ -167,6 +192,23 @@ def upsample(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Interpolate a mask (h, w) bilinearly. Returns float32 (H, W)."""
     image = Image.fromarray(np.asarray(mask, np.float32))
     return np.asarray(image.resize(shape[::-1], Image.Resampling.BILINEAR))
+
+
+def _load_shape(card: LungCard) -> Subspace | None:
+    if card.shape is None:
+        return None
+    try:
+        shape = Subspace.from_json(card.shape)
+    except ValueError as error:
+        raise InvalidModelError(
+            f"Received a card {card.name}.json whose shape cannot be used: {error}."
+        ) from error
+    if len(shape.mean) != SHAPE_SIDE**2:
+        raise InvalidModelError(
+            f"Received a card {card.name}.json with shapes of {len(shape.mean)} cells; accepted are "
+            f"{SHAPE_SIDE**2}."
+        )
+    return shape
 
 
 def _find_cut_edges(mask: np.ndarray) -> tuple[str, ...]:

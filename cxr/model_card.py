@@ -136,6 +136,16 @@ class NoveltyStatistics(TypedDict):
     template: str
 
 
+class ShapeStatistics(TypedDict):
+    """The subspace of lung shapes: arrays in base64, and the limit of the distance from it."""
+
+    usual: Positive
+    limit: Positive
+    mean: str
+    scales: str
+    components: str
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
     """``models/<name>.json``.
@@ -208,6 +218,7 @@ class LungCard:
     variant: Annotated[str, msgspec.Meta(pattern="^(int8|float32)$")]
     input_size: Annotated[int, msgspec.Meta(ge=32, le=1024, multiple_of=32)]  # px
     metrics: LungSplits
+    shape: ShapeStatistics | None  # null if the shape of lungs is not checked
     provenance: dict[str, Any]
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # of the .tflite
     size_bytes: Count

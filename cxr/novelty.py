@@ -1,10 +1,10 @@
-"""How unlike the training images an image is: the distance of its embedding from their subspace.
+"""How unlike the training images an image is: the distance of its features from their subspace.
 
 The embeddings of the training images lie near a subspace. The distance of an embedding from it (the
 residual of a principal component analysis) is small for images of the same kind and large for
 photographs, scans and text (Hawkins 1974; for images in networks, Guan et al. 2023). It is given as a
-multiple of the median over the validation images, so 1 is usual. ``training.novelty`` fits the subspace
-and the limits.
+multiple of the median over the validation images, so 1 is usual. ``cxr.lungs`` compares the shapes of
+lungs in the same way. ``training.novelty`` fits the subspaces and the limits.
 
 Images with inverted gray levels, with white air, are detected by their correlation with the mean image.
 """
@@ -24,30 +24,69 @@ INVERTED_CORRELATION = -0.3  # validation images are above +.4, their negatives 
 
 
 @dataclasses.dataclass(frozen=True)
-class NoveltyModel:
-    """The subspace of the training images, and the limits of the distance from it.
+class Subspace:
+    """The plane near which the feature vectors of the training images lie.
 
     Attributes:
-        mean: float32 (E,), the mean embedding of the training images.
+        mean: float32 (E,), the mean vector of the training images.
         components: float32 (K, E), orthonormal up to rounding to 8 bits.
-        template: float32 (16, 16), the mean training image, of mean 0.
-        usual: the median residual of the validation images, > 0.
-        unfamiliar: novelty above which an image is unlike those of training.
-        refused: novelty above which it is not a frontal chest radiograph.
+        usual: the median distance of the validation images, > 0.
     """
 
     mean: np.ndarray
     components: np.ndarray
-    template: np.ndarray
     usual: float
+
+    def distance(self, vector: np.ndarray) -> float:
+        """Distance of float32 (E,), at least 0, as a multiple of the usual one."""
+        difference = vector - self.mean
+        residual = difference - (self.components @ difference) @ self.components
+        return float(np.linalg.norm(residual)) / self.usual
+
+    def to_json(self) -> dict[str, Any]:
+        """Statistics for a card: float32 arrays in base64, and int8 components with a scale each."""
+        basis, scale = round_to_int8(self.components)
+        return {
+            "usual": self.usual,
+            "mean": _encode(self.mean.astype(np.float32)),
+            "scales": _encode(scale[:, 0].astype(np.float32)),
+            "components": _encode(basis),
+        }
+
+    @classmethod
+    def from_json(cls, card: dict[str, Any]) -> Subspace:
+        """The inverse of ``to_json``.
+
+        Raises:
+            KeyError, TypeError, ValueError: if fields are missing or do not fit together.
+        """
+        mean, scales = (_decode(card[name], np.float32) for name in ("mean", "scales"))
+        basis = _decode(card["components"], np.int8).reshape(len(scales), len(mean))
+        usual = float(card["usual"])
+        if not all(np.isfinite(array).all() for array in (mean, scales)) or not usual > 0:
+            raise ValueError("mean, scales or usual of NaN, infinity or 0")
+        return cls(mean, basis * scales[:, np.newaxis], usual)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoveltyModel:
+    """The subspace of the training images' embeddings, and the limits of the distance from it.
+
+    Attributes:
+        space: the subspace.
+        template: float32 (16, 16), the mean training image, of mean 0.
+        unfamiliar: novelty above which an image is unlike those of training.
+        refused: novelty above which it is not a frontal chest radiograph.
+    """
+
+    space: Subspace
+    template: np.ndarray
     unfamiliar: float
     refused: float
 
     def score(self, embedding: np.ndarray) -> float:
         """Novelty of an embedding float32 (E,), at least 0. A value of 1 is usual."""
-        difference = embedding - self.mean
-        residual = difference - (self.components @ difference) @ self.components
-        return float(np.linalg.norm(residual)) / self.usual
+        return self.space.distance(embedding)
 
     def screen(self, novelty: float) -> str:
         """``typical``, ``unfamiliar`` or ``refused``."""
@@ -62,15 +101,10 @@ class NoveltyModel:
         return bool(np.sum(shrunk * self.template) < INVERTED_CORRELATION * lengths)
 
     def to_json(self) -> dict[str, Any]:
-        """Statistics for the card: float32 arrays in base64, and int8 components with a scale each."""
-        basis, scale = round_to_int8(self.components)
-        return {
-            "usual": self.usual,
+        """Statistics for the card."""
+        return self.space.to_json() | {
             "unfamiliar": self.unfamiliar,
             "refused": self.refused,
-            "mean": _encode(self.mean.astype(np.float32)),
-            "scales": _encode(scale[:, 0].astype(np.float32)),
-            "components": _encode(basis),
             "template": _encode(self.template.astype(np.float32)),
         }
 
@@ -82,21 +116,11 @@ class NoveltyModel:
             ValueError: if fields are missing or do not fit together.
         """
         try:
-            mean = _decode(card["mean"], np.float32)
-            scales = _decode(card["scales"], np.float32)
-            basis = _decode(card["components"], np.int8).reshape(len(scales), len(mean))
-            template = _decode(card["template"], np.float32)
-            if not all(np.isfinite(array).all() for array in (mean, scales, template)):
-                raise ValueError("mean, scales or template with NaN or infinity")
-            limits = {name: float(card[name]) for name in ("usual", "unfamiliar", "refused")}
-            if not 0 < limits["unfamiliar"] < limits["refused"] or not limits["usual"] > 0:
-                raise ValueError(f"limits {limits}")
-            return cls(
-                mean=mean,
-                components=basis * scales[:, np.newaxis],
-                template=template.reshape(TEMPLATE_PX, TEMPLATE_PX),
-                **limits,
-            )
+            template = _decode(card["template"], np.float32).reshape(TEMPLATE_PX, TEMPLATE_PX)
+            limits = {name: float(card[name]) for name in ("unfamiliar", "refused")}
+            if not np.isfinite(template).all() or not 0 < limits["unfamiliar"] < limits["refused"]:
+                raise ValueError(f"template of NaN or infinity, or limits {limits}")
+            return cls(Subspace.from_json(card), template, **limits)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"received novelty statistics that cannot be used: {error}") from error
 

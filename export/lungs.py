@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr.lungs import FILE, LungFinder
+from cxr.lungs import FILE, LungFinder, Lungs
 from cxr.model_card import LungCard
 from export.convert import lungs_to_tflite
 from export.quantize import RANGE_PERCENTILES, choose_calibration_films, quantize
@@ -28,6 +28,7 @@ from training.lungs import box_overlap, dice, load_lung_run, prepare
 from training.masks import load_masked
 from training.metrics import mean_with_interval
 from training.names import SPLITS
+from training.novelty import fit_shape
 from training.run_folder import COMMIT
 from training.sources import LabelledImages
 
@@ -64,6 +65,7 @@ def export_lungs(run: Path, data: str | None = None) -> tuple[bytes, LungCard]:
         variant="int8",
         input_size=config.image_size,
         metrics={},
+        shape=None,
         provenance={
             "data": DATA,
             "masks": MASKS,
@@ -95,12 +97,18 @@ def export_lungs(run: Path, data: str | None = None) -> tuple[bytes, LungCard]:
             f"{MAX_DICE_LOSS} is accepted. Nothing written."
         )
     metrics["test"] = measure_finder(finder, test)
-    return int8, dataclasses.replace(card, metrics=metrics)
+    shape = fit_shape(*(find_all(finder, films) for films in (train, validation)))
+    return int8, dataclasses.replace(card, metrics=metrics, shape=shape)
+
+
+def find_all(finder: LungFinder, films: LabelledImages) -> list[Lungs]:
+    """The lungs of images uint8 (N, F, F, 2), whose second layer is not looked at."""
+    return [finder.find(film[..., 0]) for film in films.images]
 
 
 def measure_finder(finder: LungFinder, films: LabelledImages) -> dict[str, Any]:
     """Dice and box overlap with intervals on images and masks uint8 (N, F, F, 2)."""
-    found = np.stack([finder.find(film[..., 0]).mask for film in films.images])
+    found = np.stack([lungs.mask for lungs in find_all(finder, films)])
     drawn = films.images[..., 1:]
     return {
         "films": len(films.paths),

@@ -34,12 +34,14 @@ UNSCREENED = "corrupted"  # the novelty limits are for images without corruption
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Logits and causes float64 (N,), evidence float32 (N, h, w), embeddings float32 (N, E)."""
+    """Logits and causes float64 (N,), evidence float32 (N, h, w), embeddings float32 (N, E), and whether
+    the lungs are plausible, bool (N,)."""
 
     logits: np.ndarray
     causes: np.ndarray
     evidence: np.ndarray
     embeddings: np.ndarray
+    plausible: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,7 @@ def score(classifier: Classifier, films: Iterable[np.ndarray]) -> Scores:
         np.array([p.viral_logit for p in predictions]),
         np.stack([p.evidence for p in predictions]),
         np.stack([p.embedding for p in predictions]),
+        np.array([p.lungs.are_plausible for p in predictions]),
     )
 
 
@@ -131,9 +134,10 @@ def _measure_cause(films: ScoredFilms) -> dict[str, float]:
 def _screen(novelty: NoveltyModel, films: ScoredFilms) -> dict[str, Any]:
     """Share of the images that are unfamiliar or refused, and share that are refused."""
     scores = np.array([novelty.score(embedding) for embedding in films.scores.embeddings])
+    refused = (scores > novelty.refused) | ~films.scores.plausible
     return {
-        "unfamiliar": share_with_interval(scores > novelty.unfamiliar, films.patients),
-        "refused": share_with_interval(scores > novelty.refused, films.patients),
+        "unfamiliar": share_with_interval(refused | (scores > novelty.unfamiliar), films.patients),
+        "refused": share_with_interval(refused, films.patients),
     }
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from cxr import ModelCard, Prediction, overlay_evidence
 from cxr.novelty import REFUSED, UNFAMILIAR
 from cxr.rounding import format_number
-from streamlit_app.screening import LOOKS_INVERTED, tell_lungs
+from streamlit_app.screening import LOOKS_INVERTED, tell_lungs, tell_refusal
 from streamlit_app.state import ShownFilm
 from streamlit_app.verdict import SCOPE, tell_external, tell_probability, tell_threshold, tell_verdict
 from streamlit_app.viewer import shrink, tell_place, tell_resolution, to_data_url
@@ -90,7 +90,7 @@ def make_report(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str
     return TEMPLATE.render(
         verdict=tell_verdict(prediction, card),
         probability=tell_probability(prediction, card),
-        marks=_list_marks(film, prediction),
+        marks=_list_marks(film, prediction, card),
         film=to_data_url(pixels, "JPEG", quality=90),
         overlay=_draw_overlay(pixels, prediction, card),
         was_inverted=film.was_inverted,
@@ -118,23 +118,22 @@ def _draw_overlay(pixels: np.ndarray, prediction: Prediction, card: ModelCard) -
     )
 
 
-def _list_marks(film: ShownFilm, prediction: Prediction) -> list[str]:
+def _list_marks(film: ShownFilm, prediction: Prediction, card: ModelCard) -> list[str]:
     marks = {
         "Uncertain": prediction.uncertain,
         "Unlike the films that the model learned from: the score is hardly reliable": (
             prediction.screening == UNFAMILIAR
-        ),
-        "No lungs were found, scored on request: the score means nothing": prediction.lungs.box is None,
-        "Refused as unlike a frontal chest film, scored on request: the score means nothing": (
-            prediction.screening == REFUSED and prediction.lungs.box is not None
         ),
         "Gray levels inverted at the visitor's request": film.was_inverted,
         f"{LOOKS_INVERTED} The score means nothing on a negative": (
             prediction.looks_inverted and not film.was_inverted
         ),
     }
-    lungs = tell_lungs(prediction.lungs)
-    return [*(mark for mark, holds in marks.items() if holds), *lungs, *film.notes]
+    told = [mark for mark, holds in marks.items() if holds]
+    if prediction.screening == REFUSED:
+        reason, _ = tell_refusal(prediction, card)
+        told.insert(0, f"{reason}, scored on request: the score means nothing")
+    return [*told, *tell_lungs(prediction.lungs), *film.notes]
 
 
 def _tell_novelty(prediction: Prediction, card: ModelCard) -> str:

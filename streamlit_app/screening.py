@@ -42,8 +42,7 @@ def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> Non
             film,
         )
     if prediction.screening == REFUSED and film.digest in get_state().overridden:
-        has_lungs = prediction.lungs.box is not None
-        reason = "This does not look like a frontal chest X-ray" if has_lungs else "No lungs were found"
+        reason, _ = tell_refusal(prediction, classifier.card)
         st.error(f"**The score below means nothing.** {reason}. You asked for the score anyway.")
         st.button("Withdraw the score", on_click=_withdraw_override, args=(film.digest,))
     if prediction.screening == UNFAMILIAR:
@@ -66,23 +65,37 @@ def admits(prediction: Prediction, film: ShownFilm) -> bool:
 
 def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
     """Show the refusal instead of a score, and a button that shows the score anyway."""
-    has_lungs = prediction.lungs.box is not None
-    reason = "this does not look like a frontal chest X-ray" if has_lungs else "no lungs were found"
-    st.subheader(f"Not scored: {reason}", anchor=False)
-    announce(f"Not scored: {reason}")
+    reason, explanation = tell_refusal(prediction, card)
+    title = f"Not scored: {reason[0].lower()}{reason[1:]}"
+    st.subheader(title, anchor=False)
+    announce(title)
     left, right = st.columns(2, gap="large")
     with left:
         show_alone(film)
     with right:
-        known = f"The model knows only {KNOWN}, and it would give a number to any image."
-        if has_lungs:
-            st.markdown(f"{known} {_tell_novelty(prediction, card)} {_tell_refused(card)}")
-        else:
-            st.markdown(f"{known} It reads the lungs, and a first model has found none in this image.")
+        st.markdown(
+            f"The model knows only {KNOWN}, and it would give a number to any image. {explanation} "
+            f"{_tell_refused(card)}"
+        )
         st.markdown(
             "If it is a frontal chest film nevertheless, you can see its score, marked as refused."
         )
         st.button("Score it anyway", on_click=override, args=(film.digest,))
+
+
+def tell_refusal(prediction: Prediction, card: ModelCard) -> tuple[str, str]:
+    """Why a film is refused, in a clause and in a sentence."""
+    if prediction.lungs.box is None:
+        return "No lungs were found", "It reads the lungs, and a first model has found none here."
+    if prediction.looks_inverted:
+        return "This film looks inverted", "It learned from films whose air is black. Here, it is white."
+    reason = "This does not look like a frontal chest X-ray"
+    if not prediction.lungs.has_usual_shape:
+        return reason, (
+            "A first model looks for the lungs. What it has found here does not have the shape of the "
+            "lungs in an upright frontal film, in full."
+        )
+    return reason, _tell_novelty(prediction, card)
 
 
 def tell_lungs(lungs: Lungs) -> list[str]:
