@@ -1,4 +1,7 @@
-"""Other backbones train and export; those that have nothing to prune say so."""
+"""Other backbones train, are compared and export; those that have nothing to prune say so."""
+
+import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -6,9 +9,11 @@ import pytest
 import training  # noqa: F401  before tensorflow
 from cxr import Classifier, LungFinder, Lungs
 from cxr.lungs import lung_box
+from experiments.backbones import compare
 from export.convert import to_tflite
 from export.prune import measure_sparsity, prune
 from export.validate import blank_card
+from tests.conftest import read_table
 from training.batches import training_batches
 from training.config import TrainConfig
 from training.model import build_from, build_model, set_trainable
@@ -49,3 +54,20 @@ def test_a_network_without_pointwise_kernels_is_not_pruned(tiny_films):
     with pytest.raises(ValueError, match="no 1x1 kernels; accepted is 0"):
         prune(network, TrainConfig(), tiny_films, 0.5, 1, 1e-4)
     assert measure_sparsity(network) == 0.0
+
+
+def test_backbones_are_compared_under_one_protocol(config, tmp_path):
+    protocol = dataclasses.replace(config, name="compare", head_epochs=0, padding="keras")
+    table = compare(protocol, ["small_cnn", "mobilenet_v2"], tmp_path)
+    rows = read_table(table)
+    assert list(rows[0])[4:6] == ["val AUROC", "val accuracy"]
+    assert not any("test" in name for name in rows[0])
+    assert [row["backbone"] for row in rows] == ["small_cnn", "mobilenet_v2"]
+    assert rows[0]["latency / first"] == "1.00"
+    saved = json.loads((tmp_path / "compare" / "small_cnn" / "metrics.json").read_text())
+    assert rows[0]["val AUROC"].split()[0] == f"{saved['validation']['auroc']['value']:.3f}"
+    (tested,) = read_table(compare(protocol, ["small_cnn"], tmp_path, split="test"))
+    assert list(tested)[4:6] == ["test AUROC", "test accuracy"]
+    with pytest.raises(ValueError, match="another configuration"):
+        compare(dataclasses.replace(protocol, epochs=2), ["small_cnn"], tmp_path)
+    assert (tmp_path / "compare" / "small_cnn" / "metrics.json").exists()

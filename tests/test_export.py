@@ -121,7 +121,7 @@ def test_pruning_leaves_half_the_weights_of_fewer_channels(run, model, exported)
     _, pruned = load_exported(run)
     assert total_cost(pruned) <= 0.6 * total_cost(model)
     kernels = {layer.name: layer.get_weights()[0] for layer in pruned.layers if is_pruned(layer)}
-    assert len(kernels) == 16  # 7 expansions, 8 projections, the top
+    assert len(kernels) == 10  # 4 expansions, 5 projections, the top
     for kernel in kernels.values():
         assert np.mean(kernel == 0) == pytest.approx(0.5, abs=0.02)
     stem = pruned.get_layer("stem_conv").get_weights()[0]

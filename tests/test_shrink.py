@@ -47,10 +47,10 @@ def copy(model):
 
 def test_groups_hold_all_channels_but_those_between_blocks(model):
     channels = count_channels(model)
-    assert len(channels) == 8  # the stem with block 1a, and seven blocks that expand
+    assert len(channels) == 5  # the stem with block 1a, and four blocks that expand
     assert channels["block1a_"] == model.get_layer("stem_conv").filters
     assert channels["block2a_"] == 6 * model.get_layer("block1a_project_conv").filters
-    assert channels["block6b_"] == 6 * model.get_layer("block6a_project_conv").filters
+    assert channels["block4b_"] == 6 * model.get_layer("block4a_project_conv").filters
     with pytest.raises(ValueError, match="EfficientNets"):
         list_groups(build_model("mobilenet_v2", 64))
 

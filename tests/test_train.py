@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 
 import training  # noqa: F401  before tensorflow
-from experiments.backbones import compare
-from tests.conftest import ROOT, read_table, run_module
+from tests.conftest import ROOT, run_module
 from training import run_folder
 from training.config import TrainConfig
 from training.flags import to_flat
-from training.train import find_strategy, main, train
+from training.train import choose_folder, find_strategy, main, train
 from training.validation import load_validation
 
 tf = pytest.importorskip("tensorflow")
@@ -129,21 +128,20 @@ from training.train import find_strategy, train
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 assert strategy.num_replicas_in_sync == 2
 # the statistics of trained norms are averaged too
-config = from_flat(TrainConfig, json.loads(sys.argv[1]) | {"freeze_norms": False})
+config = from_flat(TrainConfig, json.loads(sys.argv[1]) | {"freeze_norms": False, "head_epochs": 0})
 print(train(config, Path(sys.argv[2]), strategy=strategy))
 """
 
 
 def test_two_virtual_devices_train_through_mirrored_strategy(config, tmp_path):
-    settings = to_flat(config)
-    settings = json.dumps(settings)
+    settings = json.dumps(to_flat(config))
     result = subprocess.run(
         [sys.executable, "-c", MIRRORED, settings, str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     assert "MirroredStrategy, 2 replica(s)" in result.stdout
-    assert len(history(tmp_path / "tiny")) == 2
+    assert len(history(tmp_path / "tiny")) == 1
 
 
 def test_wrong_usage_fails_with_a_sentence_and_leaves_no_run(config, tmp_path, monkeypatch):
@@ -177,15 +175,27 @@ def test_the_commit_is_a_hash_even_where_there_is_a_tag(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tasks", "folders"),
+    ("jobs", "task", "folder"),
     [
-        ([("worker", 0), ("worker", 1)], ["tiny", "tiny/worker-1"]),
-        ([("chief", 0), ("worker", 0)], ["tiny", "tiny/worker-0"]),
+        (("worker",), ("worker", 0), "tiny"),
+        (("worker",), ("worker", 1), "tiny/worker-1"),
+        (("chief", "worker"), ("chief", 0), "tiny"),
+        (("chief", "worker"), ("worker", 0), "tiny/worker-0"),
+        (("chief", "worker"), ("worker", 1), "tiny/worker-1"),
     ],
-    ids=["workers alone", "chief and worker"],
 )
-def test_only_the_chief_writes_the_run(config, tmp_path, tasks, folders):
-    """Two processes of one machine through TF_CONFIG; the other keeps files of its own."""
+def test_only_the_chief_has_the_folder_of_the_run(monkeypatch, jobs, task, folder):
+    cluster = {
+        job: ["127.0.0.1:1", "127.0.0.1:2"] if job == "worker" else ["127.0.0.1:3"] for job in jobs
+    }
+    setting = {"cluster": cluster, "task": {"type": task[0], "index": task[1]}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(setting))
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    assert choose_folder(Path("tiny"), resolver) == Path(folder)
+
+
+def test_two_processes_train_one_run(config, tmp_path):
+    """A chief and a worker on one machine through TF_CONFIG; the worker keeps files of its own."""
     ports = []
     for _ in range(2):
         with socket.socket() as probe:
@@ -193,12 +203,10 @@ def test_only_the_chief_writes_the_run(config, tmp_path, tasks, folders):
             ports.append(f"127.0.0.1:{probe.getsockname()[1]}")
     short = dataclasses.replace(config, head_epochs=0)
     command = [sys.executable, "-m", "training.train", *flags(short)]
-    cluster = {}
-    for (kind, _), port in zip(tasks, ports, strict=True):
-        cluster.setdefault(kind, []).append(port)
+    cluster = {"chief": ports[:1], "worker": ports[1:]}
     workers = []
-    for index, (kind, place) in enumerate(tasks):
-        setting = {"cluster": cluster, "task": {"type": kind, "index": place}}
+    for index, kind in enumerate(cluster):
+        setting = {"cluster": cluster, "task": {"type": kind, "index": 0}}
         environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CONFIG": json.dumps(setting)}
         with (tmp_path / f"{index}.log").open("w") as log:
             workers.append(
@@ -214,7 +222,7 @@ def test_only_the_chief_writes_the_run(config, tmp_path, tasks, folders):
     logs = [(tmp_path / f"{index}.log").read_text() for index in range(2)]
     assert codes == [0, 0], logs[0][-2000:]
     assert all("2 replica(s)" in log for log in logs)
-    first, second = (tmp_path / "runs" / name for name in folders)
+    first, second = (tmp_path / "runs" / name for name in ("tiny", "tiny/worker-0"))
     for run in (first, second):
         assert {p.name for p in run.glob("*.h5")} == {"finetune_weights.h5", "best_weights.h5"}
     assert history(first) == history(second)
@@ -229,23 +237,6 @@ def test_other_tasks_do_not_train(monkeypatch, kind):
     monkeypatch.setenv("TF_CONFIG", json.dumps(setting))
     with pytest.raises(ValueError, match=f"the task '{kind}'; accepted are chief and worker"):
         find_strategy()
-
-
-def test_backbones_are_compared_under_one_protocol(config, tmp_path):
-    protocol = dataclasses.replace(config, name="compare", head_epochs=0, padding="keras")
-    table = compare(protocol, ["small_cnn", "mobilenet_v2"], tmp_path)
-    rows = read_table(table)
-    assert list(rows[0])[4:6] == ["val AUROC", "val accuracy"]
-    assert not any("test" in name for name in rows[0])
-    assert [row["backbone"] for row in rows] == ["small_cnn", "mobilenet_v2"]
-    assert rows[0]["latency / first"] == "1.00"
-    saved = json.loads((tmp_path / "compare" / "small_cnn" / "metrics.json").read_text())
-    assert rows[0]["val AUROC"].split()[0] == f"{saved['validation']['auroc']['value']:.3f}"
-    (tested,) = read_table(compare(protocol, ["small_cnn"], tmp_path, split="test"))
-    assert list(tested)[4:6] == ["test AUROC", "test accuracy"]
-    with pytest.raises(ValueError, match="another configuration"):
-        compare(dataclasses.replace(protocol, epochs=2), ["small_cnn"], tmp_path)
-    assert (tmp_path / "compare" / "small_cnn" / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("name", ["grpc://10.0.0.2:8470", "my-tpu"])

@@ -93,7 +93,9 @@ def train(
     """
     strategy = strategy or find_strategy()
     print(f"{type(strategy).__name__}, {strategy.num_replicas_in_sync} replica(s)", flush=True)
-    run = _choose_folder(runs / config.name, strategy)
+    run = runs / config.name
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        run = choose_folder(run, strategy.cluster_resolver)
     check_run(run, to_flat(config), resume)
     tf_keras.utils.set_random_seed(config.seed)
     films = load_masked(config.data, config.masks, "train", config.film_size).to_dataset()
@@ -188,15 +190,12 @@ def _report(model: tf_keras.Model, validation: Validation, run: Path) -> None:
         plot_learning_curves(history, run / "learning_curves.png")
 
 
-def _choose_folder(run: Path, strategy: tf.distribute.Strategy) -> Path:
+def choose_folder(run: Path, resolver: tf.distribute.cluster_resolver.ClusterResolver) -> Path:
     """The run's folder for the chief, and a folder inside it for every other worker.
 
     The chief is the task of that name, or worker 0 if there is none. The other workers must save too,
     because reading a variable that is spread over the workers needs all of them.
     """
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return run
-    resolver = strategy.cluster_resolver
     has_chief = "chief" in resolver.cluster_spec().jobs
     if resolver.task_type == "chief" or (resolver.task_id == 0 and not has_chief):
         return run
