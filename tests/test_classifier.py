@@ -206,8 +206,8 @@ def test_threads_share_a_classifier(classifier):
 
 def test_models_are_small():
     sizes = {name: Classifier.load(name).card.size_bytes for name in MODEL_NAMES}
-    assert sizes["int8"] <= 5_000_000
-    assert sizes["int8"] < 0.33 * sizes["float32"]
+    assert sizes["int8"] <= 1_000_000
+    assert sizes["int8"] < 0.34 * sizes["float32"]
 
 
 def test_loads_a_file_with_its_card(model_copy, film):

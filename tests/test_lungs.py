@@ -48,6 +48,29 @@ def test_a_turned_film_is_recognized(finder, pixels, turns):
     assert finder.find(np.rot90(pixels, turns).copy()).quarter_turns == turns
 
 
+def test_the_shape_of_lungs_is_checked_whatever_their_place_and_size(finder, pixels):
+    assert finder.find(pixels).has_usual_shape
+    framed = np.zeros((400, 300), np.uint8)
+    framed[150:350, 60:260] = np.asarray(Image.fromarray(pixels).resize((200, 200)))
+    assert finder.find(framed).are_plausible
+    for other in (pixels[:, : pixels.shape[1] // 2], np.rot90(pixels).copy(), pixels[::-1].copy()):
+        lungs = finder.find(other)
+        assert lungs.box is not None
+        assert not lungs.are_plausible
+
+
+def test_a_card_whose_shape_cannot_be_used_is_refused(finder, tmp_path):
+    (tmp_path / "lungs.tflite").write_bytes(SHIPPED.read_bytes())
+    for change in ({"mean": "no base64!"}, {"mean": ""}, {"components": ""}):
+        card = dataclasses.replace(finder.card, shape=finder.card.shape | change)
+        card.save(tmp_path / "lungs.json")
+        with pytest.raises(InvalidModelError, match=r"whose shape cannot be used|with shapes of 0 cells"):
+            LungFinder.load(tmp_path / "lungs.tflite")
+    dataclasses.replace(finder.card, shape=None).save(tmp_path / "lungs.json")
+    unchecked = LungFinder.load(tmp_path / "lungs.tflite")
+    assert unchecked.find(np.rot90(read_image(SAMPLES / "normal_1.png")).copy()).has_usual_shape
+
+
 def test_lungs_that_reach_an_edge_may_be_cut_off(finder, pixels):
     assert finder.find(pixels).cut_off == ()
     half = finder.find(pixels[: len(pixels) // 2])
@@ -189,6 +212,7 @@ def test_the_export_of_a_run_is_measured_and_loads(lung_run, tmp_path, monkeypat
     exported = LungFinder.load(tmp_path / "lungs_int8.tflite")
     assert exported.card.input_size == 64
     assert set(exported.card.metrics) == {"validation", "test"}
+    assert exported.card.shape["limit"] > 1
     assert exported.card.provenance["masks"].startswith("V7 Labs")
 
 

@@ -79,14 +79,19 @@ def test_other_pictures_are_refused(classifier, make):
 
 
 @pytest.mark.parametrize("sample", sorted(p.name for p in SAMPLES.glob("*.png")))
-def test_a_negative_is_noticed(classifier, sample):
-    assert classifier.predict(255 - cxr.read_image(SAMPLES / sample)).looks_inverted
+def test_a_negative_is_refused(classifier, sample):
+    negative = classifier.predict(255 - cxr.read_image(SAMPLES / sample))
+    assert negative.looks_inverted
+    assert negative.screening == REFUSED
 
 
-def test_a_turned_film_is_at_least_unfamiliar(classifier):
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_film_is_refused_for_the_shape_of_its_lungs(classifier, turns):
     for name in ("normal_1", "pneumonia_1"):
-        turned = np.rot90(cxr.read_image(SAMPLES / f"{name}.png"))
-        assert classifier.predict(np.ascontiguousarray(turned)).screening != TYPICAL
+        turned = np.rot90(cxr.read_image(SAMPLES / f"{name}.png"), turns)
+        prediction = classifier.predict(np.ascontiguousarray(turned))
+        assert not prediction.lungs.has_usual_shape
+        assert prediction.screening == REFUSED
 
 
 def make_space(seed: int, count: int, off: float = 0.0) -> np.ndarray:
@@ -181,7 +186,7 @@ def test_adults_are_unfamiliar_and_rarely_refused(classifier, real_data):
         pytest.skip("no films of another hospital beside CXR_DATA")
     found = screen_folder(classifier, folder)
     assert np.mean([p.screening == REFUSED for p in found]) <= 0.10
-    assert np.mean([p.screening != TYPICAL for p in found]) >= 0.50
+    assert np.mean([p.screening != TYPICAL for p in found]) >= 0.75
     assert not any(p.looks_inverted for p in found)
 
 
