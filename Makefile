@@ -9,7 +9,7 @@ app: .venv/installed
 	.venv/bin/streamlit run streamlit_app/app.py --server.address localhost --server.port $(PORT)
 
 test: .venv-test/installed
-	.venv-test/bin/python -m pytest -n 2 --dist loadfile # a file stays on one worker, with its fixtures
+	.venv-test/bin/python -m pytest -n 3 --dist loadfile # a file stays on one worker, with its fixtures
 
 lint: .venv-test/installed
 	.venv-test/bin/ruff check .

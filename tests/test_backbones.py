@@ -56,13 +56,13 @@ def test_a_network_without_pointwise_kernels_is_not_pruned(tiny_films):
     assert measure_sparsity(network) == 0.0
 
 
-def test_backbones_are_compared_under_one_protocol(config, tmp_path):
+def test_backbones_are_compared_under_one_protocol(config, small_backbone, tmp_path):
     protocol = dataclasses.replace(config, name="compare", head_epochs=0, padding="keras")
-    table = compare(protocol, ["small_cnn", "mobilenet_v2"], tmp_path)
+    table = compare(protocol, ["small_cnn", small_backbone], tmp_path)
     rows = read_table(table)
     assert list(rows[0])[4:6] == ["val AUROC", "val accuracy"]
     assert not any("test" in name for name in rows[0])
-    assert [row["backbone"] for row in rows] == ["small_cnn", "mobilenet_v2"]
+    assert [row["backbone"] for row in rows] == ["small_cnn", small_backbone]
     assert rows[0]["latency / first"] == "1.00"
     saved = json.loads((tmp_path / "compare" / "small_cnn" / "metrics.json").read_text())
     assert rows[0]["val AUROC"].split()[0] == f"{saved['validation']['auroc']['value']:.3f}"

@@ -144,32 +144,25 @@ def test_rows_are_those_of_predict_and_none_is_made_twice(films, start, capfd):
     assert len(read_rows()) == 8
 
 
-def test_a_killed_worker_loses_and_doubles_no_row(films, start):
-    write_films(films, 24, {10: b"linger"})
+def test_dead_workers_lose_and_double_no_row(films, start):
+    """One is killed while it scores a film, and one film kills each worker that reads it."""
+    write_films(films, 24, {5: b"deadly", 16: b"linger"})
     process = start()
     while not (lingering := [worker for worker, film in read_journal() if film == "linger"]):
         assert process.poll() is None
         time.sleep(0.1)
     os.kill(lingering[0], signal.SIGKILL)
-    assert finish(process)[0] == 0
+    assert finish(process)[0] == 1
     again = {worker for worker, film in read_journal() if film == "linger"} - {*lingering}
     assert len(again) == 1  # another process scored what the killed one had in hand
+    victims = {worker for worker, film in read_journal() if film == "deadly"}
+    assert len(victims) == 1 + MAX_DEATHS
     rows = read_rows()
     assert [row["path"] for row in rows] == [f"films/film_{i:02}.png" for i in range(24)]
-    assert all(row["label"] for row in rows)
-
-
-def test_a_film_that_kills_each_worker_is_given_up(films, start):
-    write_films(films, 12, {5: b"deadly"})
-    assert finish(start())[0] == 1
-    rows = read_rows()
-    assert len(rows) == 12
     (failed,) = [row for row in rows if row["error"]]
     assert failed["path"] == "films/film_05.png"
     assert "worker died" in failed["error"]
-    assert failed["label"] is None
-    victims = {worker for worker, film in read_journal() if film == "deadly"}
-    assert len(victims) == 1 + MAX_DEATHS
+    assert all((row["label"] is None) == (row is failed) for row in rows)
 
 
 def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(films, start, capfd):

@@ -19,12 +19,28 @@ tf_keras = pytest.importorskip("tf_keras")
 GRAY_MEAN, GRAY_STD = IMAGENET_MEAN.mean(), IMAGENET_STD.mean()
 
 
-def test_gray_stem_agrees_with_the_three_channel_network(tmp_path):
-    """The summed stem sees what the original sees, but for the padded border."""
+@pytest.fixture(scope="module")
+def network():
+    return build_model(image_size=160)
+
+
+@pytest.fixture(scope="module")
+def source():
+    """A network with three channels and random weights, in place of the published one."""
     build = tf_keras.applications.EfficientNetB0
-    source = build(weights=None, include_top=False, input_shape=(96, 96, 3))
-    source.save_weights(tmp_path / "weights.h5")
-    target = build_model(image_size=96, weights=str(tmp_path / "weights.h5"), padding="keras")
+    return build(weights=None, include_top=False, input_shape=(96, 96, 3))
+
+
+@pytest.fixture(scope="module")
+def weights(source, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("weights") / "efficientnetb0_notop.h5"
+    source.save_weights(path)
+    return str(path)
+
+
+def test_gray_stem_agrees_with_the_three_channel_network(source, weights):
+    """The summed stem sees what the original sees, but for the padded border."""
+    target = build_model(image_size=96, weights=weights, padding="keras")
     film = np.random.default_rng(0).uniform(0, 1, (1, 96, 96, 1)).astype(np.float32)
 
     def stem(model, normalized):
@@ -38,20 +54,17 @@ def test_gray_stem_agrees_with_the_three_channel_network(tmp_path):
     assert np.abs(color - gray).max() < 1e-4 * np.abs(color).max() + 1e-5
 
 
-def test_normalization_is_inside_the_model():
-    model = build_model(image_size=32)
-    (layer,) = (x for x in model.layers if isinstance(x, tf_keras.layers.Normalization))
-    normalize = tf_keras.Model(model.input, layer.output)
-    black, white = normalize.predict(
-        np.array([0, 255], np.float32).reshape(2, 1, 1, 1) * np.ones((1, 32, 32, 2), np.float32),
-        verbose=0,
-    )[:, 0, 0, 0]
+def test_normalization_is_inside_the_model(network):
+    (layer,) = (x for x in network.layers if isinstance(x, tf_keras.layers.Normalization))
+    normalize = tf_keras.Model(network.input, layer.output)
+    levels = np.array([0, 255], np.float32).reshape(2, 1, 1, 1)
+    black, white = normalize(levels * np.ones((1, 160, 160, 2), np.float32)).numpy()[:, 0, 0, 0]
     assert black == pytest.approx(-GRAY_MEAN / GRAY_STD, rel=1e-3)
     assert white == pytest.approx((1 - GRAY_MEAN) / GRAY_STD, rel=1e-3)
 
 
-def test_stages_train_what_they_should():
-    model = build_model(image_size=32)
+def test_stages_train_what_they_should(network):
+    model = network
     set_trainable(model, backbone=False)
     assert [v.shape.as_list() for v in model.trainable_variables] == [[1280, 1], [1]] * 2
     set_trainable(model, backbone=True)
@@ -74,7 +87,7 @@ def test_every_backbone_keeps_the_contract_of_shapes(backbone):
     assert model.output_shape == (None, 2)
     assert model.get_layer("pooled").input[0].shape[1:3] == (2, 2)
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 2)).astype(np.float32)
-    assert np.isfinite(model.predict(images, verbose=0)).all()
+    assert np.isfinite(model(images, training=False)).all()
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50_v2", "vgg16"])
@@ -85,9 +98,9 @@ def test_weights_of_other_backbones_see_a_gray_film_as_a_color_one(backbone, tmp
     source.save_weights(tmp_path / "weights.h5")
     model = build_model(backbone, 64, str(tmp_path / "weights.h5"), padding="keras")
     film = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 1)).astype(np.float32)
-    expected = source.predict(((film / 255 - kind.mean) / kind.std).astype(np.float32), verbose=0)
+    expected = source(((film / 255 - kind.mean) / kind.std).astype(np.float32), training=False).numpy()
     features = tf_keras.Model(model.input, model.get_layer("pooled").input[0])
-    received = features.predict(np.concatenate([film, film], axis=-1), verbose=0)
+    received = features(np.concatenate([film, film], axis=-1), training=False).numpy()
     assert np.abs(expected - received).max() < 0.02 * np.abs(expected).max()
 
 
@@ -111,24 +124,21 @@ def test_the_small_network_has_no_weights_to_load():
         build_model("small_cnn", 64, "somewhere.h5")
 
 
-def test_keras_own_imagenet_weights(tmp_path, monkeypatch):
+def test_keras_own_imagenet_weights(source, weights, monkeypatch):
     """``--weights imagenet`` without the download: the same loader on a file of random weights."""
-    path = tmp_path / "efficientnetb0_notop.h5"
-    source = tf_keras.applications.EfficientNetB0(weights=None, include_top=False)
-    source.save_weights(path)
     module = sys.modules["tf_keras.src.applications.efficientnet"]
-    monkeypatch.setattr(module.data_utils, "get_file", lambda *_, **__: str(path))
+    monkeypatch.setattr(module.data_utils, "get_file", lambda *_, **__: weights)
     model = build_model(image_size=32, weights="imagenet", padding="keras")
     for name in ("block1a_dwconv", "top_conv"):
         (expected,), (received,) = (m.get_layer(name).get_weights() for m in (source, model))
         assert np.array_equal(expected, received)
 
 
-def test_padding_goes_where_the_weights_were_trained_with_it():
+def test_padding_goes_where_the_weights_were_trained_with_it(network):
     """Cell i is centred on pixel 32 i under torchvision's padding, on 32 i + 31 under Keras'."""
     shifts = {}
-    for padding in ("torchvision", "keras"):
-        model = build_model(image_size=160, padding=padding)
+    models = {"torchvision": network, "keras": build_model(image_size=160, padding="keras")}
+    for padding, model in models.items():
         pads = [layer for layer in model.layers if isinstance(layer, tf_keras.layers.ZeroPadding2D)]
         assert len(pads) == 5
         # the first pixel that cell i of the features is centred on, from the pads and strides alone
@@ -153,12 +163,8 @@ def test_refusals():
         build_model(image_size=100)
 
 
-def test_weights_file(tmp_path):
-    source = tf_keras.applications.EfficientNetB0(
-        weights=None, include_top=False, input_shape=(32, 32, 3)
-    )
-    source.save_weights(tmp_path / "weights.h5")
-    model = build_model(image_size=32, weights=str(tmp_path / "weights.h5"))
+def test_weights_file(source, weights):
+    model = build_model(image_size=32, weights=weights)
     for name in ("block1a_dwconv", "block7a_project_conv", "top_conv"):
         (expected,), (received,) = (m.get_layer(name).get_weights() for m in (source, model))
         assert np.array_equal(expected, received)
