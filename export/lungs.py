@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cxr.lungs import FILE, LungFinder, Lungs
 from cxr.model_card import LungCard
@@ -35,6 +36,10 @@ from training.sources import LabelledImages
 VERSION = "1.0.0"  # raise it with every export that changes the model
 FLOAT_LAYERS = ("StatefulPartitionedCall.*", ".*/(rescaling).*")  # the outputs and the input
 MAX_DICE_LOSS = 0.01
+# The shape of lungs is learned from copies as well: with this share of the side cut off at each edge,
+# and rotated by so many degrees in either direction.
+CUT_OFF = 0.1
+ROTATION = 15.0
 
 
 def export_lungs(run: Path, data: str | None = None) -> tuple[bytes, LungCard]:
@@ -97,18 +102,25 @@ def export_lungs(run: Path, data: str | None = None) -> tuple[bytes, LungCard]:
             f"{MAX_DICE_LOSS} is accepted. Nothing written."
         )
     metrics["test"] = measure_finder(finder, test)
-    shape = fit_shape(*(find_all(finder, films) for films in (train, validation)))
+    shape = fit_shape(*(find_in_copies(finder, films) for films in (train, validation)))
     return int8, dataclasses.replace(card, metrics=metrics, shape=shape)
 
 
-def find_all(finder: LungFinder, films: LabelledImages) -> list[Lungs]:
-    """The lungs of images uint8 (N, F, F, 2), whose second layer is not looked at."""
-    return [finder.find(film[..., 0]) for film in films.images]
+def find_in_copies(finder: LungFinder, films: LabelledImages) -> list[Lungs]:
+    """The lungs of N images, of their middles, and of copies rotated either way: a list of 4 N."""
+    edge = round(CUT_OFF * films.images.shape[1])
+    lungs = []
+    for film in films.images[..., 0]:
+        image = Image.fromarray(film)
+        rotated = [image.rotate(d, Image.Resampling.BILINEAR) for d in (ROTATION, -ROTATION)]
+        copies = (film, film[edge:-edge, edge:-edge], *map(np.asarray, rotated))
+        lungs += [finder.find(copy) for copy in copies]
+    return lungs
 
 
 def measure_finder(finder: LungFinder, films: LabelledImages) -> dict[str, Any]:
     """Dice and box overlap with intervals on images and masks uint8 (N, F, F, 2)."""
-    found = np.stack([lungs.mask for lungs in find_all(finder, films)])
+    found = np.stack([finder.find(film[..., 0]).mask for film in films.images])
     drawn = films.images[..., 1:]
     return {
         "films": len(films.paths),

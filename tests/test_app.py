@@ -159,6 +159,7 @@ def test_the_evidence_has_a_resolution(page):
 
 def test_a_negative_can_be_inverted_and_back(page):
     upload(page, "negative.png", png(255 - NORMAL))
+    assert page.subheader[0].value == "Not scored: this film looks inverted"
     assert any("This film looks inverted" in m.value for m in page.markdown)
     next(b for b in page.button if b.label == "Invert the film").click().run()
     assert not page.exception
@@ -169,8 +170,8 @@ def test_a_negative_can_be_inverted_and_back(page):
 
 
 def test_an_unfamiliar_film_is_marked(page):
-    upload(page, "negative.png", png(255 - NORMAL))
-    prediction = cxr.Classifier.load("int8").predict(255 - NORMAL)
+    upload(page, "rotated.png", (SAMPLES / "unfamiliar.png").read_bytes())
+    prediction = cxr.Classifier.load("int8").predict(cxr.read_image(SAMPLES / "unfamiliar.png"))
     assert prediction.screening == "unfamiliar"
     assert "Unfamiliar film" in page.subheader[0].value
     assert f"(novelty {prediction.novelty:.2f}, limit" in page.warning[0].value

@@ -131,4 +131,4 @@ def test_what_the_workflows_run_is_pinned():
 def test_pytest_alone_runs_in_one_process():
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     assert "-n" not in options["addopts"].split()
-    assert "pytest -n 2 --dist loadfile" in (ROOT / "Makefile").read_text()
+    assert "pytest -n 3 --dist loadfile" in (ROOT / "Makefile").read_text()

@@ -31,7 +31,7 @@ def test_the_report_holds_the_result_and_nothing_of_the_file_name(page):
     told = dataclasses.replace(film, was_inverted=True, notes=("Text is burned in.",))
     marked = make_report(told, refused, classifier.card)
     for mark in (
-        "Refused as unlike a frontal",
+        "This does not look like a frontal chest X-ray, scored on request",
         "Uncertain",
         "inverted at the visitor",
         "Text is burned in.",

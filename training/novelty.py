@@ -13,9 +13,9 @@ from cxr.novelty import NoveltyModel, Subspace, round_to_int8, shrink
 
 COMPONENTS = 96
 UNFAMILIAR_PERCENTILE = 98.0  # of the validation images
-REFUSED_SIGMAS = 6.0  # above the mean of the validation images, on the logarithm
-SHAPE_COMPONENTS = 8
-SHAPE_SIGMAS = 4.0  # likewise
+REFUSED_SIGMAS = 6.5  # above the mean of the validation images, on the logarithm
+SHAPE_COMPONENTS = 20
+SHAPE_SIGMAS = 3.0  # likewise
 SMALLEST = 1e-12
 
 
@@ -43,7 +43,7 @@ def fit_novelty(
 
 
 def fit_shape(train: Sequence[Lungs], validation: Sequence[Lungs]) -> dict[str, Any]:
-    """The ``shape`` of a ``LungCard``, from the lungs that were found on images of training patients, and
+    """The ``shape`` of a ``LungCard``, from the lungs that were found in images of training patients, and
     the limit from those of other patients. Images without lungs are left out."""
     vectors, validation_vectors = (
         np.stack([describe_shape(lungs.mask, lungs.box) for lungs in split if lungs.box])
