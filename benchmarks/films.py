@@ -13,7 +13,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, JPEGLossless, generate_
 
 from benchmarks.server import ROOT
 
-SAMPLES = sorted((ROOT / "streamlit_app" / "samples").glob("*.png"))
+SAMPLES = sorted((ROOT / "streamlit_app" / "samples").glob("*_[12].png"))  # films that screening knows
 GRAIN = 6.0  # gray levels, so that a JPEG has as many bytes as that of a real film
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import statistics
 from collections.abc import Mapping, Sequence
 
 GRAY, ACCENT, THRESHOLD = "#7a8a99", "#0f7b8a", "#d9722e"
@@ -42,11 +43,12 @@ def draw_stages(stages_ms: Mapping[str, float], colors: Sequence[str], text: str
 
 
 def draw_runs(rows: Mapping[str, Sequence[float]], text: str) -> str:
-    """A row of marks for each name, one mark for each run, on a common axis from 0, ms."""
+    """A bar for each name up to the median, with a mark for each run, on a common axis from 0, ms."""
     longest = max(max(values) for values in rows.values())
     drawn = ""
     for name, values in rows.items():
-        marks = "".join(
+        median = statistics.median(values)
+        marks = _box(0.0, 0.99 * median / longest, 0, 22, ACCENT, 0.45) + "".join(
             f'<div style="position:absolute;left:{0.99 * value / longest:.2%};width:2px;height:100%;'
             f'background:{ACCENT};opacity:.6"></div>'
             for value in values
@@ -54,10 +56,11 @@ def draw_runs(rows: Mapping[str, Sequence[float]], text: str) -> str:
         drawn += (
             f'<div style="display:flex;gap:.5rem;margin-bottom:6px;font-size:.8rem"><span '
             f'style="width:4rem">{html.escape(name)}</span><div style="position:relative;flex:1;'
-            f'height:22px;background:{GRAY}33">{marks}</div></div>'
+            f'height:22px;background:{GRAY}33">{marks}</div><span style="width:4rem">{median:.1f} ms'
+            "</span></div>"
         )
     picture = f'<div role="img" aria-label="{html.escape(text)}">{drawn}</div>'
-    return f'{picture}<div style="padding-left:4.5rem">{_axis(["0", f"{longest:.1f} ms"], "")}</div>'
+    return f'{picture}<div style="padding:0 4.5rem">{_axis(["0", f"{longest:.1f} ms"], "")}</div>'
 
 
 def draw_roc(curves: Mapping[str, Sequence[Point]], chosen: Mapping[str, Point], text: str) -> str:

@@ -54,6 +54,11 @@ def _show_numbers(
     classifiers: Sequence[Classifier], predictions: Sequence[Prediction], times: Sequence[Latency]
 ) -> None:
     medians = [latency.median_ms() for latency in times]
+    first, second = predictions
+    verdict = "the same verdict" if first.label == second.label else "**another verdict**"
+    st.markdown(f"int8 takes **{medians[0] / medians[1]:.2f}** of float32's time and gives {verdict}.")
+    samples = {name: latency.samples_ms["both"] for name, latency in zip(MODEL_NAMES, times, strict=True)}
+    st.html(draw_runs(samples, "Inference times of all runs, one row per model"))
     table = pd.DataFrame(
         {
             "size": [f"{c.card.size_bytes / 1e6:.1f} MB" for c in classifiers],
@@ -65,10 +70,8 @@ def _show_numbers(
         index=pd.Index(MODEL_NAMES, name="model"),
     )
     st.table(table.T)
-    samples = {name: latency.samples_ms["both"] for name, latency in zip(MODEL_NAMES, times, strict=True)}
-    st.html(draw_runs(samples, "Inference times of all runs, one row per model"))
     st.caption(
-        f"Each mark is one warm run of {times[0].runs}, of the network that finds the lungs and of the "
-        f"classifier; the models took turns. int8 takes {medians[0] / medians[1]:.2f} of float32's time "
-        "here. Both find the lungs with the same int8 network."
+        f"A bar ends at the median; each mark is one warm run of {times[0].runs}, of the network that "
+        "finds the lungs and of the classifier. The models took turns. Both find the lungs with the same "
+        "int8 network."
     )

@@ -96,6 +96,8 @@ def test_comparison(page):
         assert float(table.loc["probability", name]) == pytest.approx(prediction.probability, abs=1e-3)
         assert table.loc["size", name] == f"{classifier.card.size_bytes / 1e6:.1f} MB"
         assert float(table.loc["median", name].removesuffix(" ms")) > 0
+    (told,) = (m.value for m in page.sidebar.markdown if "of float32's time" in m.value)
+    assert re.match(r"int8 takes \*\*\d\.\d\d\*\* of float32's time and gives the same verdict\.", told)
 
 
 def test_model_facts_come_from_the_card(page):

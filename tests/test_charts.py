@@ -28,11 +28,12 @@ def test_stages_share_the_bar_in_proportion():
     assert drawn.index("decode") < drawn.index("lungs")
 
 
-def test_every_run_has_a_mark_on_the_common_axis():
+def test_runs_have_marks_and_a_bar_to_their_median_on_a_common_axis():
     drawn = draw_runs({"int8": [1.0, 2.0], "float32": [4.0]}, "Runs")
     places = [float(x) for x in re.findall(r"left:([\d.]+)%", drawn)]
-    assert places == pytest.approx([24.75, 49.5, 99.0])
-    assert "4.0 ms" in drawn
+    assert places == pytest.approx([0, 24.75, 49.5, 0, 99.0])
+    assert find_widths(drawn) == pytest.approx([37.12, 99.0], abs=0.01)
+    assert drawn.index("1.5 ms") < drawn.index("4.0 ms")
 
 
 def read_picture(drawn: str) -> str:
