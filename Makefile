@@ -51,6 +51,7 @@ clean:
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/pip install --quiet --disable-pip-version-check --no-compile -r tests/requirements.txt
+	.venv-test/bin/python -m compileall -q -j 0 .venv-test/lib >$@.log || true # pip would use one core for it
 	touch $@
 
 .venv-release/installed: Makefile

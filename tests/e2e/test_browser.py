@@ -60,7 +60,7 @@ def test_refusal_and_override(open_page, files, scheme):
 def test_a_negative_is_inverted_on_request(open_page, files):
     page = open_page()
     upload(page, files["negative"])
-    page.get_by_text("This film looks inverted").wait_for()
+    page.get_by_role("heading", name="Not scored: this film looks inverted").wait_for()
     keep(page, "inverted")
     check_accessibility(page)
     page.get_by_role("button", name="Invert the film").click()
