@@ -132,7 +132,8 @@ def _measure_cause(films: ScoredFilms) -> dict[str, float]:
 
 
 def _screen(novelty: NoveltyModel, films: ScoredFilms) -> dict[str, Any]:
-    """Share of the images that are unfamiliar or refused, and share that are refused."""
+    """Share of the images that are unfamiliar or refused, and share that are refused. Images that look
+    inverted, of which none of these sets has any, are not counted."""
     scores = np.array([novelty.score(embedding) for embedding in films.scores.embeddings])
     refused = (scores > novelty.refused) | ~films.scores.plausible
     return {
