@@ -41,8 +41,8 @@ class Prediction:
             there is no lung, and its mean is the logit.
         embedding: float32 (1280,), pooled features.
         lungs: where the lungs are. Their box was classified, or the whole film if none were found.
-        novelty: how different the film is from those of training, above 0; 1 is usual. None, like
-            ``screening``, if the card has no statistics.
+        novelty: how different the film is from those of training, above 0; 1 is usual. None if the card
+            has no statistics; then ``screening`` is None as well, unless the lungs are not plausible.
         screening: ``typical``; ``unfamiliar``, if the probability is hardly reliable; or ``refused``, if
             no lungs were found, their shape is not that of lungs on an upright frontal film, the gray
             levels look inverted, or the novelty is beyond the card's limit; then the probability is

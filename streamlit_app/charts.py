@@ -59,7 +59,8 @@ def draw_runs(rows: Mapping[str, Sequence[float]], text: str) -> str:
             f'height:22px;background:{GRAY}33">{marks}</div><span style="width:4rem">{median:.1f} ms'
             "</span></div>"
         )
-    picture = f'<div role="img" aria-label="{html.escape(text)}">{drawn}</div>'
+    medians = "; ".join(f"{name}, median {statistics.median(rows[name]):.1f} ms" for name in rows)
+    picture = f'<div role="img" aria-label="{html.escape(f"{text}: {medians}")}">{drawn}</div>'
     return f'{picture}<div style="padding:0 4.5rem">{_axis(["0", f"{longest:.1f} ms"], "")}</div>'
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from cxr import Classifier, Latency, ModelCard, Prediction, overlay_evidence
 from cxr.classifier import MODEL_NAMES
-from cxr.novelty import TYPICAL
+from cxr.novelty import REFUSED, TYPICAL
 from cxr.rounding import format_number
 from streamlit_app.charts import draw_runs
 from streamlit_app.latency import measure
@@ -55,10 +55,12 @@ def _show_numbers(
 ) -> None:
     medians = [latency.median_ms() for latency in times]
     first, second = predictions
-    verdict = "the same verdict" if first.label == second.label else "**another verdict**"
-    st.markdown(f"int8 takes **{medians[0] / medians[1]:.2f}** of float32's time and gives {verdict}.")
+    told = f"int8 takes **{medians[0] / medians[1]:.2f}** of float32's time, with finding the lungs"
+    if REFUSED not in (first.screening, second.screening):
+        told += f", and gives {'the same' if first.label == second.label else '**another**'} verdict"
+    st.markdown(f"{told}.")
     samples = {name: latency.samples_ms["both"] for name, latency in zip(MODEL_NAMES, times, strict=True)}
-    st.html(draw_runs(samples, "Inference times of all runs, one row per model"))
+    st.html(draw_runs(samples, "Inference times of all runs"))
     table = pd.DataFrame(
         {
             "size": [f"{c.card.size_bytes / 1e6:.1f} MB" for c in classifiers],

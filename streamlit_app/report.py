@@ -16,7 +16,7 @@ from PIL import Image
 from cxr import ModelCard, Prediction, overlay_evidence
 from cxr.novelty import REFUSED, UNFAMILIAR
 from cxr.rounding import format_number
-from streamlit_app.screening import LOOKS_INVERTED, tell_lungs, tell_refusal
+from streamlit_app.screening import tell_lungs, tell_refusal
 from streamlit_app.state import ShownFilm
 from streamlit_app.verdict import SCOPE, tell_external, tell_probability, tell_threshold, tell_verdict
 from streamlit_app.viewer import shrink, tell_place, tell_resolution, to_data_url
@@ -125,15 +125,12 @@ def _list_marks(film: ShownFilm, prediction: Prediction, card: ModelCard) -> lis
             prediction.screening == UNFAMILIAR
         ),
         "Gray levels inverted at the visitor's request": film.was_inverted,
-        f"{LOOKS_INVERTED} The score means nothing on a negative": (
-            prediction.looks_inverted and not film.was_inverted
-        ),
     }
     told = [mark for mark, holds in marks.items() if holds]
     if prediction.screening == REFUSED:
         reason, _ = tell_refusal(prediction, card)
         told.insert(0, f"{reason}, scored on request: the score means nothing")
-    return [*told, *tell_lungs(prediction.lungs), *film.notes]
+    return [*told, *tell_lungs(prediction), *film.notes]
 
 
 def _tell_novelty(prediction: Prediction, card: ModelCard) -> str:
@@ -141,6 +138,6 @@ def _tell_novelty(prediction: Prediction, card: ModelCard) -> str:
         return "not measured"
     limits = card.novelty
     return (
-        f"{prediction.novelty:.2f} ({prediction.screening}); 1 is usual, unfamiliar above "
+        f"{prediction.novelty:.2f}; 1 is usual, unfamiliar above "
         f"{limits['unfamiliar']:.2f}, refused above {limits['refused']:.2f}"
     )

@@ -6,7 +6,7 @@ import dataclasses
 
 import streamlit as st
 
-from cxr import Classifier, Lungs, ModelCard, Prediction
+from cxr import Classifier, ModelCard, Prediction
 from cxr.novelty import REFUSED, UNFAMILIAR
 from streamlit_app.intake import announce
 from streamlit_app.state import ShownFilm, get_state
@@ -27,7 +27,7 @@ def as_shown(film: ShownFilm) -> ShownFilm:
 
 def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> None:
     """Show notes on the file, offer to invert it, and warn if the film is unfamiliar."""
-    for note in (*film.notes, *tell_lungs(prediction.lungs)):
+    for note in (*film.notes, *tell_lungs(prediction)):
         st.info(note)
     if film.was_inverted:
         _offer(
@@ -78,29 +78,34 @@ def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
             f"{_tell_refused(card)}"
         )
         st.markdown(
-            "If it is a frontal chest film nevertheless, you can see its score, marked as refused."
+            "If you want to see its score nevertheless, it is marked as refused, and it means nothing."
         )
         st.button("Score it anyway", on_click=override, args=(film.digest,))
 
 
 def tell_refusal(prediction: Prediction, card: ModelCard) -> tuple[str, str]:
     """Why a film is refused, in a clause and in a sentence."""
-    if prediction.lungs.box is None:
+    lungs = prediction.lungs
+    if lungs.box is None:
         return "No lungs were found", "It reads the lungs, and a first model has found none here."
-    if prediction.looks_inverted:
-        return "This film looks inverted", "It learned from films whose air is black. Here, it is white."
     reason = "This does not look like a frontal chest X-ray"
-    if not prediction.lungs.has_usual_shape:
+    if not lungs.has_usual_shape:
+        if lungs.quarter_turns:
+            reason = f"This film seems to be {TURNS[lungs.quarter_turns]}"
         return reason, (
-            "A first model looks for the lungs. What it has found here does not have the shape of the "
-            "lungs in an upright frontal film, in full."
+            "A first model looks for the lungs. What it has found here does not have the shape of lungs "
+            "on an upright frontal film that shows both of them."
         )
+    if prediction.looks_inverted:
+        return "This film looks inverted", "It learned from films whose air is black; here, air is white."
     return reason, _tell_novelty(prediction, card)
 
 
-def tell_lungs(lungs: Lungs) -> list[str]:
-    """Sentences about lungs that are cut off, and about an image that is rotated."""
-    told = []
+def tell_lungs(prediction: Prediction) -> list[str]:
+    """Sentences about lungs that are cut off, and about a rotated image, unless it is refused."""
+    told, lungs = [], prediction.lungs
+    if is_refused(prediction):
+        return told
     if lungs.quarter_turns:
         told.append(
             f"This film seems to be {TURNS[lungs.quarter_turns]}. The model learned from upright films, "
@@ -144,6 +149,8 @@ def _tell_novelty(prediction: Prediction, card: ModelCard) -> str:
 
 def _tell_refused(card: ModelCard) -> str:
     test = card.metrics["test"]
+    if "refused" not in test:  # a card without novelty
+        return ""
     share = test["refused"]["value"]
     return f"Of the {test['films']} films of the official test split, {share:.1%} are refused."
 

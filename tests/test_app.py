@@ -141,8 +141,8 @@ def test_an_image_without_lungs_is_refused_with_that_reason(page):
 def test_a_rotated_film_and_lungs_that_are_cut_off_are_said_to_be_so(page):
     upload(page, "turned.png", png(np.ascontiguousarray(np.rot90(NORMAL))))
     assert not page.exception
-    assert any("seems to be rotated to the left" in i.value for i in page.info)
-    upload(page, "half.png", png(NORMAL[: len(NORMAL) // 2]))
+    assert page.subheader[0].value == "Not scored: this film seems to be rotated to the left"
+    upload(page, "cut.png", png(NORMAL[: round(0.75 * len(NORMAL))]))
     assert not page.exception
     assert any("The lungs reach the bottom" in i.value for i in page.info)
     page.button(key="normal_1").click().run()

@@ -74,6 +74,21 @@ def test_without_a_cause_on_the_card_none_is_told(page):
     assert not any("viral" in m.value for m in page.markdown)
 
 
+def test_a_card_without_novelty_refuses_what_has_no_lungs(tmp_path, monkeypatch):
+    metrics = json.loads(cxr.classifier.find_model("int8").with_suffix(".json").read_text())["metrics"]
+    for split in metrics.values():
+        split.pop("refused", None)
+        split.pop("unfamiliar", None)
+    copy_models(tmp_path, novelty=None, metrics=metrics)
+    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+    st.cache_resource.clear()
+    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    page.button(key="refused").click().run()
+    st.cache_resource.clear()
+    assert not page.exception
+    assert page.subheader[0].value.startswith("Not scored")
+
+
 def test_model_and_thread_choice(page):
     page.button(key="pneumonia_1").click().run()
     page.radio(key="model").set_value("float32")
@@ -97,7 +112,7 @@ def test_comparison(page):
         assert table.loc["size", name] == f"{classifier.card.size_bytes / 1e6:.1f} MB"
         assert float(table.loc["median", name].removesuffix(" ms")) > 0
     (told,) = (m.value for m in page.sidebar.markdown if "of float32's time" in m.value)
-    assert re.match(r"int8 takes \*\*\d\.\d\d\*\* of float32's time and gives the same verdict\.", told)
+    assert re.match(r"int8 takes \*\*\d\.\d\d\*\* of float32's time, .*gives the same verdict\.", told)
 
 
 def test_model_facts_come_from_the_card(page):

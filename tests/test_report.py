@@ -38,6 +38,6 @@ def test_the_report_holds_the_result_and_nothing_of_the_file_name(page):
     ):
         assert mark in marked
         assert mark not in html
-    negative = make_report(film, dataclasses.replace(prediction, looks_inverted=True), classifier.card)
-    assert "looks inverted" in negative
+    inverted = dataclasses.replace(prediction, looks_inverted=True, screening="refused")
+    assert "looks inverted, scored on request" in make_report(film, inverted, classifier.card)
     assert "looks inverted" not in html

@@ -45,10 +45,13 @@ def fit_novelty(
 def fit_shape(train: Sequence[Lungs], validation: Sequence[Lungs]) -> dict[str, Any]:
     """The ``shape`` of a ``LungCard``, from the lungs that were found in images of training patients, and
     the limit from those of other patients. Images without lungs are left out."""
-    vectors, validation_vectors = (
-        np.stack([describe_shape(lungs.mask, lungs.box) for lungs in split if lungs.box])
+    shapes = [
+        [describe_shape(lungs.mask, lungs.box) for lungs in split if lungs.box]
         for split in (train, validation)
-    )
+    ]
+    if not all(shapes):
+        raise ValueError("received a network that finds no lungs in any image of a split")
+    vectors, validation_vectors = map(np.stack, shapes)
     space, distances = _fit_subspace(vectors, validation_vectors, SHAPE_COMPONENTS)
     return space.to_json() | {"limit": limit(distances, SHAPE_SIGMAS)}
 
