@@ -80,7 +80,7 @@ async def visit_by_browser(browser: Browser, url: str, uploads: list[Upload]) ->
         heading = await page.get_by_role("heading", name="Pneumonia").first.inner_text()
         wrong += probability not in heading
         await page.get_by_role("button", name="Remove").first.click()
-        await page.get_by_text("Drop a film or click a sample").wait_for()
+        await page.get_by_text("Drop a film, paste one, or click a sample").wait_for()
     await page.close()
     return wrong
 
