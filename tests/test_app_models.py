@@ -29,35 +29,31 @@ def copy_models(folder, **change) -> None:
         (folder / model.name).with_suffix(".json").write_text(json.dumps(card))
 
 
-def test_an_uncertain_film_is_said_to_be_one(tmp_path, monkeypatch):
+@pytest.fixture
+def open_with(tmp_path, monkeypatch):
+    """Opens the page on models whose cards differ from the shipped ones."""
+
+    def open_with(**change) -> AppTest:
+        copy_models(tmp_path, **change)
+        monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
+        st.cache_resource.clear()
+        return AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+
+    yield open_with
+    st.cache_resource.clear()
+
+
+def test_an_uncertain_film_is_said_to_be_one(open_with):
     """With a card whose band is all of 0..1."""
-    for name in cxr.classifier.MODEL_NAMES:
-        model = cxr.classifier.find_model(name)
-        shutil.copy(model, tmp_path)
-        card = json.loads(model.with_suffix(".json").read_text()) | {"uncertain": [0.0, 1.0]}
-        (tmp_path / model.name).with_suffix(".json").write_text(json.dumps(card))
-    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
-    st.cache_resource.clear()
-    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    page = open_with(uncertain=[0.0, 1.0])
     page.button(key="pneumonia_1").click().run()
-    st.cache_resource.clear()
     assert not page.exception
     assert "Uncertain" in page.subheader[0].value
     assert any("not to be relied on" in " ".join(m.value.split()) for m in page.markdown)
 
 
-@pytest.fixture
-def page_with_cause(tmp_path, monkeypatch):
-    """The page with a card that gives the cause; the shipped models have not met the bar for it."""
-    copy_models(tmp_path, cause={"temperature": 1.0, "offset": 0.0})
-    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
-    st.cache_resource.clear()
-    yield AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
-    st.cache_resource.clear()
-
-
-def test_the_cause_is_told_of_pneumonia_alone(page_with_cause):
-    page = page_with_cause
+def test_the_cause_is_told_of_pneumonia_alone(open_with):
+    page = open_with(cause={"temperature": 1.0, "offset": 0.0})  # the shipped models give none
     page.button(key="pneumonia_1").click().run()
     said = " ".join(m.value for m in page.markdown)
     assert re.search(r"If this is pneumonia: \d+% viral, \d+% bacterial", said)
@@ -74,17 +70,13 @@ def test_without_a_cause_on_the_card_none_is_told(page):
     assert not any("viral" in m.value for m in page.markdown)
 
 
-def test_a_card_without_novelty_refuses_what_has_no_lungs(tmp_path, monkeypatch):
+def test_a_card_without_novelty_refuses_what_has_no_lungs(open_with):
     metrics = json.loads(cxr.classifier.find_model("int8").with_suffix(".json").read_text())["metrics"]
     for split in metrics.values():
         split.pop("refused", None)
         split.pop("unfamiliar", None)
-    copy_models(tmp_path, novelty=None, metrics=metrics)
-    monkeypatch.setattr(cxr.classifier, "MODELS_DIR", tmp_path)
-    st.cache_resource.clear()
-    page = AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
+    page = open_with(novelty=None, metrics=metrics)
     page.button(key="refused").click().run()
-    st.cache_resource.clear()
     assert not page.exception
     assert page.subheader[0].value.startswith("Not scored")
 
