@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from cxr import Classifier, InvalidModelError
+from cxr import Classifier, InvalidModelError, ModelCard
 from cxr.classifier import MODEL_NAMES
 from cxr.decoding import shared_pool
-from streamlit_app.state import MODEL, THREADS
+from streamlit_app.state import ABOUT, MODEL, THREADS
 
 THREAD_COUNTS = (1, 2, 4)
 METRICS = ("auroc", "accuracy", "sensitivity", "specificity", "precision", "f1")
@@ -61,15 +61,22 @@ def explain_failure(error: InvalidModelError) -> None:
 
 
 def describe_model(classifier: Classifier) -> None:
-    """Show test metrics with intervals and the origin of the model, from its card."""
-    card = classifier.card
-    test = card.metrics["test"]
-    rows = {
-        name: f"{test[name]['value']:.3f} ({test[name]['low']:.3f} to {test[name]['high']:.3f})"
-        for name in METRICS
-    }
-    fewer = " with fewer channels" if card.provenance["pruning"].get("keep", 1.0) < 1.0 else ""
-    with st.sidebar, st.expander("About the model"):
+    """Offer test metrics with intervals and the origin of the model, from its card."""
+    with st.sidebar:
+        _describe(classifier.card)
+
+
+@st.fragment
+def _describe(card: ModelCard) -> None:
+    with st.expander("About the model", key=ABOUT, on_change="rerun") as about:
+        if not about.open:  # then it is not computed
+            return
+        test = card.metrics["test"]
+        rows = {
+            name: f"{test[name]['value']:.3f} ({test[name]['low']:.3f} to {test[name]['high']:.3f})"
+            for name in METRICS
+        }
+        fewer = " with fewer channels" if card.provenance["pruning"].get("keep", 1.0) < 1.0 else ""
         st.markdown(
             f"EfficientNetB0{fewer}, {card.variant}, {card.size_bytes / 1e6:.1f} MB, input "
             f"{card.input_size} x {card.input_size} px. On the {test['films']} films of the official "

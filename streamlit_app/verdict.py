@@ -72,19 +72,20 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
     is_positive = prediction.label == card.labels[1]
     side = "reaches" if is_positive else "stays below"
     test, validation = card.metrics["test"], card.metrics["validation"]
+    told = []
     if prediction.uncertain:
         low, high = (format_number(limit, prediction.probability) for limit in card.uncertain)
-        st.markdown(
+        told.append(
             f"**Uncertain:** it lies between {low} and {high}, where the model is not to be "
             f"relied on. Outside of that band were {test['coverage']['value']:.0%} of the test films, "
             f"and {test['selective_accuracy']['value']:.1%} of those were called right."
         )
-    st.markdown(
+    told.append(
         f"The calibrated probability {side} the threshold of {tell_threshold(prediction, card)}. It "
         f"assumes that {card.prevalence:.0%} of the films show pneumonia; where fewer do, the true "
         "chance is lower."
     )
-    st.markdown(
+    told.append(
         f"At this threshold the model found {test['sensitivity']['value']:.0%} of the films with "
         f"pneumonia and cleared {test['specificity']['value']:.0%} of the normal ones among "
         f"{test['films']} films of other children of the same hospital (the official test split); on the "
@@ -93,7 +94,7 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
     )
     if prediction.viral_probability is not None:
         cause, held_out = (card.metrics[split]["cause_auroc"] for split in ("test", "validation"))
-        st.markdown(
+        told.append(
             f"If this is pneumonia: {prediction.viral_probability:.0%} viral, "
             f"{1.0 - prediction.viral_probability:.0%} bacterial, assuming both are equally common. This "
             f"second answer is weaker than the verdict: its AUROC is {held_out['value']:.2f} "
@@ -102,6 +103,7 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
             f"(the lower end must reach 0.75), and {cause['value']:.2f} ({cause['low']:.2f} to "
             f"{cause['high']:.2f}) on the test films with pneumonia."
         )
+    st.markdown("\n\n".join(told))
     st.caption(f"The model learned from children of 1 to 5 years in one hospital. {tell_external(card)}")
 
 

@@ -14,7 +14,7 @@ from streamlit.components.v2.bidi_component.state import BidiComponentResult
 
 from cxr import ModelCard, Prediction
 from cxr.classifier import STRIDE
-from cxr.explanation import color_evidence, locate_evidence, outline_lungs
+from cxr.explanation import OUTLINE, color_evidence, locate_evidence, outline_lungs
 from cxr.imaging import WHOLE
 from cxr.novelty import REFUSED
 from streamlit_app.state import VIEWER, Drawing, ShownFilm, get_state
@@ -120,10 +120,21 @@ def shrink(pixels: np.ndarray, longest_px: int = SHOWN_PX) -> np.ndarray:
 
 def to_data_url(pixels: np.ndarray, image_format: str, **options) -> str:
     """Encode a picture as an address that contains it."""
+    return _to_url(Image.fromarray(pixels), image_format, **options)
+
+
+def _to_url(image: Image.Image, image_format: str, **options) -> str:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, image_format, **options)
+    image.save(file, image_format, **options)
     text = base64.b64encode(file.getvalue()).decode("ascii")
     return f"data:image/{image_format.lower()};base64,{text}"
+
+
+def encode_outline(layer: np.ndarray) -> str:
+    """Encode the outline of the lungs, uint8 (h, w, 4), in two colors: a third of the time of RGBA."""
+    image = Image.fromarray((layer[..., 3] > 0).astype(np.uint8))
+    image.putpalette([0, 0, 0, *OUTLINE])
+    return _to_url(image, "PNG", bits=1, transparency=0, compress_level=1)
 
 
 def draw(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
@@ -138,8 +149,7 @@ def draw(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
             colors = color_evidence(prediction.evidence, card.evidence_scale, (LAYER_PX, LAYER_PX))
             layer = to_data_url(colors, "PNG", compress_level=1)
             shape = tuple(round(side * OUTLINE_PX / max(pixels.shape)) or 1 for side in pixels.shape)
-            line = outline_lungs(prediction.lungs, shape)
-            outline = to_data_url(line, "PNG", compress_level=1)
+            outline = encode_outline(outline_lungs(prediction.lungs, shape))
         elapsed_ms = (time.perf_counter() - start) * 1e3
         state.drawing = key, Drawing(pixels, picture, layer, outline, elapsed_ms)
     return state.drawing[1]

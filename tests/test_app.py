@@ -1,5 +1,6 @@
 """The page through streamlit's AppTest: every state that needs no browser."""
 
+import base64
 import io
 import re
 
@@ -10,6 +11,8 @@ from streamlit.testing.v1 import AppTest
 
 import cxr
 import cxr.classifier
+from cxr.explanation import outline_lungs
+from cxr.lungs import Lungs
 from streamlit_app import film, latency, viewer
 from tests.conftest import ROOT, SAMPLES, load_photograph, make_dicom, png, save_dicom, upload
 
@@ -199,6 +202,7 @@ def test_deep_link_to_a_sample_and_model():
 
 
 def test_the_pictures_are_drawn_and_timed_once(page, monkeypatch):
+    page.session_state["explorer"] = True
     page.button(key="pneumonia_1").click().run()
 
     def stages():
@@ -223,7 +227,16 @@ def test_the_time_of_the_pictures_has_resize_and_encoding(page, monkeypatch):
     monkeypatch.setattr(viewer.time, "perf_counter", lambda: sum(clock))
     page.button(key="pneumonia_1").click().run()
     told = next(c.value for c in page.caption if "decode" in c.value)
-    assert re.search(r"draw ([\d.]+) ms", told)[1] == "3000000.0"  # film, layer and outline
+    assert re.search(r"draw ([\d.]+) ms", told)[1] == "2000000.0"  # film and evidence
+
+
+def test_the_outline_is_encoded_as_it_is():
+    mask = np.zeros((40, 40), np.float32)
+    mask[10:30, 5:15] = 1.0
+    layer = outline_lungs(Lungs(mask, (0.125, 0.25, 0.375, 0.75), (), 0), (120, 100))
+    encoded = viewer.encode_outline(layer).removeprefix("data:image/png;base64,")
+    decoded = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
+    np.testing.assert_array_equal(np.asarray(decoded), layer)
 
 
 def test_decoded_films_of_all_sessions_together_are_limited(monkeypatch):
@@ -279,6 +292,6 @@ def test_while_another_film_is_measured_there_is_a_single_timed_run(page):
     with latency._turn():  # another session measures
         page.button(key="normal_1").click().run()
     assert not page.exception
-    assert any("over 1 warm run (another film is being measured)" in m.value for m in page.markdown)
+    assert any("of 1 warm run (another film is being measured)" in m.value for m in page.markdown)
     page.button(key="normal_2").click().run()
-    assert any(re.search(r"over \d+ warm runs", m.value) for m in page.markdown)
+    assert any(re.search(r"of \d+ warm runs", m.value) for m in page.markdown)

@@ -83,6 +83,7 @@ def test_a_card_without_novelty_refuses_what_has_no_lungs(open_with):
 
 def test_model_and_thread_choice(page):
     page.button(key="pneumonia_1").click().run()
+    page.session_state["about"] = True
     page.radio(key="model").set_value("float32")
     page.radio(key="threads").set_value(2).run()
     assert not page.exception
@@ -109,6 +110,9 @@ def test_comparison(page):
 
 def test_model_facts_come_from_the_card(page):
     card = cxr.classifier.Classifier.load("int8").card
+    assert not page.sidebar.table  # it is made when it is opened
+    page.session_state["about"] = True
+    page.run()
     table = page.sidebar.table[0].value
     auroc = card.metrics["test"]["auroc"]
     assert table.loc["auroc"].item().startswith(f"{auroc['value']:.3f}")

@@ -8,15 +8,45 @@ import cxr
 from streamlit_app.threshold import adjust_prevalence, count_children
 
 
-def test_the_threshold_explorer_counts_films(page):
+def open_film(page, sample):
+    """Show a sample, and open what explores its verdict."""
+    page.session_state["explorer"] = page.session_state["elsewhere"] = True
+    page.button(key=sample).click().run()
+
+
+def test_what_is_closed_is_not_computed(page):
     page.button(key="pneumonia_1").click().run()
+    assert [expander.label for expander in page.main.expander] == [
+        "Try a different threshold",
+        "Where pneumonia is rarer or more frequent",
+    ]
+    assert not page.slider
+
+
+def test_the_bar_is_the_models_own_when_the_explorer_is_closed(page):
+    open_film(page, "pneumonia_1")
+    page.slider(key="threshold").set_value(20).run()
+    assert "threshold 0.20" in find_bar(page)
+    page.session_state["explorer"] = False
+    page.run()
+    assert "threshold 0.20" not in find_bar(page)
+
+
+def find_bar(page):
+    """The page's bar of the probability."""
+    return next(h.proto.body for h in page.get("html") if "on a bar from 0 to 1" in h.proto.body)
+
+
+def test_the_threshold_explorer_counts_films(page):
+    open_film(page, "pneumonia_1")
     points = cxr.Classifier.load("int8").card.operating_points["test"]
     at = points["threshold"].index(0.5)
     counts = {}
     for percent in (5, 50, 95):
         page.slider(key="threshold").set_value(percent).run()
         assert not page.exception
-        text = next(m.value for m in page.markdown if m.value.startswith("**Official test:**"))
+        text = next(m.value for m in page.markdown if "**Official test:**" in m.value)
+        text = text.split("**Official test:**")[1].split("**Validation:**")[0]
         counts[percent] = [int(n) for n in re.findall(r"\d+", text)]
     found, sick, missed, cleared, healthy, alarms = counts[50]
     assert (sick, healthy) == (390, 234)
@@ -28,19 +58,15 @@ def test_the_threshold_explorer_counts_films(page):
 
 
 def test_the_bar_follows_the_explored_threshold(page):
-    page.button(key="pneumonia_1").click().run()
-
-    def bar():
-        return next(h.proto.body for h in page.get("html") if "on a bar from 0 to 1" in h.proto.body)
-
-    assert "threshold 0.50" in bar()
+    open_film(page, "pneumonia_1")
+    assert "threshold 0.50" in find_bar(page)
     page.slider(key="threshold").set_value(20).run()
-    assert "threshold 0.20" in bar()
+    assert "threshold 0.20" in find_bar(page)
 
 
 @pytest.mark.parametrize("percent", [50, 1])
 def test_the_prevalence_turns_the_probability_into_children(page, percent):
-    page.button(key="uncertain").click().run()
+    open_film(page, "uncertain")
     page.slider(key="prevalence").set_value(percent).run()
     assert not page.exception
     text = next(m.value for m in page.markdown if "of 100 children" in m.value)
@@ -61,7 +87,7 @@ def test_prevalence_follows_bayes():
 
 
 def test_the_explorer_tells_the_probability_from_the_chosen_threshold(page):
-    page.button(key="pneumonia_1").click().run()
+    open_film(page, "pneumonia_1")
     page.slider(key="threshold").set_value(50).run()
     text = next(m.value for m in page.markdown if "would be called" in m.value)
     assert re.search(r"of (over )?0\.\d\d, would be called \*\*pneumonia likely\*\* at 0\.50", text)
