@@ -1,4 +1,6 @@
-"""Run all benchmarks except ``load_test``, in 20 minutes on two idle cores, and write their README.
+"""Run all benchmarks except ``load_test``, in 20 minutes on two idle cores, and write their results.
+
+All of them go to CSV files beside the README, and what a reader needs to a table in it.
 
 Command, with ``benchmarks/requirements.txt`` and Chromium installed::
 
@@ -17,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.peers import SIZES
 from benchmarks.server import ROOT, find_chromium
-from benchmarks.table import HEADER
+from benchmarks.table import COLUMNS, read_table, shorten
 from cxr.latency import cpu_name
 
 START, END = "<!-- results: start -->", "<!-- results: end -->"
@@ -50,19 +52,27 @@ def main() -> None:
     data, out = args.data.resolve(), args.out.resolve()
     find_chromium()  # fails now rather than after half of the benchmarks
     run("peers", "--run", args.run.resolve(), "--data", data, "--out", out)
-    rows = [HEADER]
+    rows = ["|".join(COLUMNS), "|".join("-" * len(COLUMNS))]
     for size in SIZES:
         rows += [run("inference", "--peers", out / str(size), "--threads", n) for n in (1, 2)]
     rows.append(run("end_to_end", "--model", out / str(SIZES[0]) / "keras.h5"))
     rows.append(run("cage"))
     rows.append(run("throughput"))
     rows.append(run("training_speed", "--data", data))
-    operators = run("operators", *MODELS)
-    levers = run("levers", "--peers", out / str(SIZES[0]), "--data", data, package="experiments")
+    results = read_table("\n".join(rows))
+    tables = {
+        "results": results,
+        "operators": read_table(run("operators", *MODELS)),
+        "splits": read_table(
+            run("levers", "--peers", out / str(SIZES[0]), "--data", data, package="experiments")
+        ),
+    }
+    for name, table in tables.items():
+        table.to_csv(readme.with_name(f"{name}.csv"), index=False)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     machine = f"{cpu_name()}, {os.cpu_count()} cores, {datetime.date.today()};\n{versions}."
-    parts = (machine, "\n".join(rows), "Milliseconds by operator:", operators, "Other splits:", levers)
-    readme.write_text(f"{before}{START}\n" + "\n\n".join(parts) + f"\n{END}{after}")
+    table = shorten(results).to_markdown(index=False, disable_numparse=True)
+    readme.write_text(f"{before}{START}\n{machine}\n\n{table}\n{END}{after}")
 
 
 if __name__ == "__main__":

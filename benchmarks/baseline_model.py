@@ -44,3 +44,10 @@ def process(model: tf_keras.Model, data: bytes, run=classify) -> tuple[float, np
     color = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
     overlay = cv2.addWeighted(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), 0.6, color, 0.4, 0)
     return float(probability), overlay
+
+
+def encode(overlay: np.ndarray) -> bytes:
+    """Encode a picture, uint8 (H, W, 3), as ``st.image`` does with an array."""
+    file = io.BytesIO()
+    Image.fromarray(overlay).save(file, "JPEG", quality=100)
+    return file.getvalue()

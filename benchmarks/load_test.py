@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import io
 import os
+import sys
 import time
 
 import numpy as np
@@ -57,7 +58,9 @@ async def visit(url: str, uploads: list[Upload], delay_s: float) -> tuple[list[f
             start = time.perf_counter()
             taken, verdict, shown = await visitor.show(film)
             seconds.append(taken)
-            wrong += shown != description or probability not in verdict
+            if shown != description or probability not in verdict:
+                wrong += 1
+                print(f"expected {description}, {probability}; got {shown}, {verdict}", file=sys.stderr)
             await asyncio.sleep(max(INTERVAL_S - (time.perf_counter() - start), 0.0))
     return seconds, wrong
 

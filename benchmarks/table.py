@@ -6,11 +6,14 @@ be shorter here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 
-HEADER = "| benchmark | what | median | p95 | ratio |\n|---|---|---|---|---|"
+COLUMNS = ("benchmark", "what", "median", "p95", "ratio")
+LEFT_OUT = re.compile("224 px|AMX|limit of float32|float16|page's script|virtual devices|memory of that")
 
 
 def print_rows(benchmark: str, samples: Mapping[str, np.ndarray], reference: str, unit: str) -> None:
@@ -26,9 +29,24 @@ def print_rows(benchmark: str, samples: Mapping[str, np.ndarray], reference: str
     for name, values in sorted(samples.items(), key=lambda item: np.median(item[1])):
         median, p95 = np.percentile(values, (50, 95))
         high = f"{_round(p95)} {unit}" if len(values) > 1 else ""
-        ratio = f"{median / base:.2f}"
+        ratio = f"{median / base:.2f}" if base else ""
         print(f"| {benchmark} | {name} | {_round(median)} {unit} | {high} | {ratio} |", flush=True)
 
 
 def _round(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def read_table(text: str) -> pd.DataFrame:
+    """A printed table with its header, in markdown. All of its cells are strings."""
+    header, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()
+    )
+    return pd.DataFrame(rows, columns=header)
+
+
+def shorten(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all benchmarks that a reader needs, with the ratio first."""
+    names = table.benchmark + ", " + table.what
+    kept = table[~names.str.contains(LEFT_OUT)]
+    return kept[["benchmark", "what", "ratio", "median"]]

@@ -18,6 +18,8 @@ It depends on these names of Streamlit and Starlette, and ``tests/test_limits.py
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import functools
 import gc
 import re
@@ -105,8 +107,15 @@ def sweep(now: float) -> None:
             runtime.uploaded_file_mgr.remove_session_files(session)
     if closed:
         gc.collect()  # a session refers to itself, and holds a decoded film
+        _return_memory()
     # Closing a session only marks a file that can be downloaded; this call removes it.
     runtime.media_file_mgr.remove_orphaned_files()
+
+
+def _return_memory() -> None:
+    """Return to the system what was freed, which glibc would keep."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _session() -> str:

@@ -138,21 +138,25 @@ def encode_outline(layer: np.ndarray) -> str:
 
 
 def draw(film: ShownFilm, prediction: Prediction, card: ModelCard) -> Drawing:
-    """Draw and time the pictures of a film, once and not in each run of the page."""
+    """Draw the pictures of a film, once and not in each run of the page."""
     key, state = (film.digest, film.was_inverted, card.sha256), get_state()
     if state.drawing is None or state.drawing[0] != key:
-        start = time.perf_counter()
-        pixels = shrink(film.pixels)
-        picture = _encode(pixels)
-        layer = outline = None
-        if prediction.screening != REFUSED:
-            colors = color_evidence(prediction.evidence, card.evidence_scale, (LAYER_PX, LAYER_PX))
-            layer = to_data_url(colors, "PNG", compress_level=1)
-            shape = tuple(round(side * OUTLINE_PX / max(pixels.shape)) or 1 for side in pixels.shape)
-            outline = encode_outline(outline_lungs(prediction.lungs, shape))
-        elapsed_ms = (time.perf_counter() - start) * 1e3
-        state.drawing = key, Drawing(pixels, picture, layer, outline, elapsed_ms)
+        state.drawing = key, make_drawing(film.pixels, prediction, card)
     return state.drawing[1]
+
+
+def make_drawing(film: np.ndarray, prediction: Prediction, card: ModelCard) -> Drawing:
+    """Draw and time the pictures that the browser gets of a film, uint8 (H, W)."""
+    start = time.perf_counter()
+    pixels = shrink(film)
+    picture = _encode(pixels)
+    layer = outline = None
+    if prediction.screening != REFUSED:
+        colors = color_evidence(prediction.evidence, card.evidence_scale, (LAYER_PX, LAYER_PX))
+        layer = to_data_url(colors, "PNG", compress_level=1)
+        shape = tuple(round(side * OUTLINE_PX / max(pixels.shape)) or 1 for side in pixels.shape)
+        outline = encode_outline(outline_lungs(prediction.lungs, shape))
+    return Drawing(pixels, picture, layer, outline, (time.perf_counter() - start) * 1e3)
 
 
 def _draw_full(film: ShownFilm) -> str | None:

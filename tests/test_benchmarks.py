@@ -4,15 +4,18 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
+import requests
 from PIL import Image
 
 from benchmarks.end_to_end import installed_mb
 from benchmarks.films import make_dicom_film, make_film
 from benchmarks.operators import summarize
+from benchmarks.page import Link, connect
 from benchmarks.roofline import count_macs
 from benchmarks.server import serve
-from benchmarks.table import print_rows
+from benchmarks.table import COLUMNS, print_rows, read_table, shorten
 from benchmarks.visitor import Visitor
 from cxr import Classifier, read_image
 from cxr.classifier import find_model
@@ -26,6 +29,26 @@ def test_rows_are_ratios_of_medians_the_smallest_first(capsys):
         "| speed | fast | 2.5 ms |  | 0.50 |",
         "| speed | slow | 5 ms | 5.9 ms | 1.00 |",
     ]
+
+
+def test_the_readme_has_the_rows_that_a_reader_needs():
+    everything = pd.read_csv(ROOT / "benchmarks" / "results.csv", dtype=str, keep_default_na=False)
+    assert tuple(everything.columns) == COLUMNS
+    shown = shorten(everything)
+    assert list(shown.columns) == ["benchmark", "what", "ratio", "median"]
+    assert 20 <= len(shown) <= 40
+    table = shown.to_markdown(index=False, disable_numparse=True)
+    assert table in (ROOT / "benchmarks" / "README.md").read_text()
+    pd.testing.assert_frame_equal(read_table(table), shown.reset_index(drop=True))
+
+
+def test_a_relay_counts_delays_and_limits_what_passes():
+    link = Link(bytes_per_s=1e6, delay_s=0.05)
+    with serve(ROOT / "streamlit_app" / "app.py") as (url, _), connect(url, link) as address:
+        page = requests.get(address, timeout=60)
+        assert page.content == requests.get(url, timeout=60).content
+        assert link.received > len(page.content) / 2  # it may be compressed
+        assert page.elapsed.total_seconds() > 0.1  # there and back
 
 
 def test_macs_are_those_of_a_pruned_efficientnet():

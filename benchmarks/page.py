@@ -1,0 +1,206 @@
+"""Measure what a visitor waits for in a browser, on a fast and on a slow connection.
+
+Command, with Chromium::
+
+    python -m benchmarks.page
+
+A relay between browser and server delays, limits and counts what passes, websocket and files alike.
+Times end when the browser has drawn what was asked for. The layout shift is the sum of all that the
+browser reports (https://web.dev/cls), those right after a click included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import numpy as np
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from benchmarks.films import make_film
+from benchmarks.server import CHROMIUM_FLAGS, ROOT, find_chromium, serve
+from benchmarks.table import print_rows
+
+FAST, SLOW = "this machine", "1.6 Mbit/s, 150 ms"
+CHUNK_BYTES = 4096
+AHEAD_S = 0.05  # of sending, that a relay reads
+SAMPLES = ("Pneumonia 1", "Normal 1")
+VIEWPORT = {"width": 1440, "height": 1000}
+SHIFTS = """
+window.shift = 0;
+new PerformanceObserver((list) => list.getEntries().forEach((entry) => { window.shift += entry.value; }))
+  .observe({ type: "layout-shift", buffered: true });
+"""
+
+
+@dataclasses.dataclass
+class Link:
+    """A connection that all requests share.
+
+    Attributes:
+        bytes_per_s: in each direction.
+        delay_s: from one end to the other.
+        received: bytes that the browser has received.
+    """
+
+    bytes_per_s: float = float("inf")
+    delay_s: float = 0.0
+    received: int = 0
+
+
+class _Direction:
+    """One direction of a link: when it has sent what it was given."""
+
+    def __init__(self, link: Link) -> None:
+        self.link, self.free_at = link, 0.0
+
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, down: bool) -> None:
+        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        sending = asyncio.create_task(self._send(queue, writer))
+        data = b"."
+        while data:
+            with contextlib.suppress(ConnectionError):
+                data = await reader.read(CHUNK_BYTES)
+            now = asyncio.get_running_loop().time()
+            self.free_at = max(self.free_at, now) + len(data) / self.link.bytes_per_s
+            self.link.received += len(data) * down
+            queue.put_nowait((self.free_at + self.link.delay_s, data))
+            await asyncio.sleep(max(self.free_at - now - AHEAD_S, 0.0))
+        await sending
+
+    async def _send(
+        self, queue: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+    ) -> None:
+        data = b"."
+        while data:
+            due, data = await queue.get()
+            await asyncio.sleep(max(due - asyncio.get_running_loop().time(), 0.0))
+            with contextlib.suppress(ConnectionError):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+@contextlib.contextmanager
+def connect(url: str, link: Link) -> Iterator[str]:
+    """Relay to a server through a link until the block ends. Yields the address of the relay."""
+    target = urlsplit(url)
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+    up, down = _Direction(link), _Direction(link)
+    ports: list[int] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(target.hostname, target.port)
+        await asyncio.gather(
+            up.relay(reader, far_writer, down=False), down.relay(far_reader, writer, down=True)
+        )
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        server = loop.run_until_complete(asyncio.start_server(accept, "127.0.0.1", 0))
+        ports.append(server.sockets[0].getsockname()[1])
+        ready.set()
+        loop.run_forever()
+
+    threading.Thread(target=run, daemon=True).start()
+    ready.wait()
+    try:
+        yield f"http://127.0.0.1:{ports[0]}"
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+
+
+def take(act: Callable[[], object], wait: Callable[[], object]) -> float:
+    """Seconds from an act of the visitor until what it waits for is there."""
+    start = time.perf_counter()
+    act()
+    wait()
+    return time.perf_counter() - start
+
+
+def visit(browser: Browser, url: str, link: Link, rounds: int) -> dict[str, list[float]]:
+    """What one visitor measures with an empty cache, by the name of the measurement."""
+    page = browser.new_page(viewport=VIEWPORT)
+    page.set_default_timeout(120_000)
+    page.add_init_script(SHIFTS)
+    own: list[int] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda data: own.append(len(data))))
+    measured: dict[str, list[float]] = {}
+    drawn = page.get_by_role("img", name="A first model finds the lungs. Only they are judged.")
+    first_s = take(lambda: page.goto(url), drawn.wait_for)
+    _settle(page)
+    measured["first visit, until its pictures are drawn"] = [first_s]
+    measured["kB of the page's own before a verdict"] = [sum(own) / 1e3]
+    measured["kB of Streamlit's frontend"] = [(link.received - sum(own)) / 1e3]
+    measured["layout shift of the first visit"] = [page.evaluate("window.shift")]
+    clicks, uploads, what_ifs = [], [], []
+    for number in range(rounds):
+        name = SAMPLES[number % 2]
+        button = page.get_by_role("button", name=name, exact=True)
+        clicks.append(take(button.click, lambda name=name: _wait_for(page, name.split()[0])))
+        _settle(page)
+        choice = page.get_by_role("radio", name="Erase the lungs")
+        what_ifs.append(take(choice.click, page.get_by_text(re.compile(r"becomes .*:")).wait_for))
+        _settle(page)
+    measured["click on a sample, until its verdict and picture"] = clicks
+    measured["erase the lungs, until the new score"] = what_ifs
+    drop_zone = page.get_by_test_id("stFileUploaderDropzoneInput")
+    for number in range(rounds):
+        width = 1600 + 2 * number
+        film = {"name": "film.jpg", "mimeType": "image/jpeg", "buffer": make_film(width, 1250, number)}
+        picture = page.locator(f'img[alt^="Chest film of {width} by"]').first
+        uploads.append(take(lambda film=film: drop_zone.set_input_files(film), picture.wait_for))
+        _settle(page)
+        page.get_by_role("button", name="Close film").click()
+        drawn.wait_for()
+        _settle(page)
+    measured["upload of 2 megapixels, until its picture"] = uploads
+    measured["layout shift of the whole session"] = [page.evaluate("window.shift")]
+    page.close()
+    return measured
+
+
+def _wait_for(page: Page, kind: str) -> None:
+    """Wait for the verdict of a sample and for its picture."""
+    verdict = "Pneumonia likely" if kind == "Pneumonia" else "Pneumonia unlikely"
+    page.get_by_role("heading", name=re.compile(f"^{verdict}")).first.wait_for()
+    page.locator('img[alt^="Chest film"]').first.wait_for()
+
+
+def _settle(page: Page) -> None:
+    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+    page.wait_for_timeout(500)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.page", description="What a visitor waits for in a browser."
+    )
+    parser.add_argument("--rounds", type=int, default=6)
+    args = parser.parse_args()
+    links = {FAST: Link(), SLOW: Link(bytes_per_s=1.6e6 / 8, delay_s=0.075)}
+    measured: dict[str, dict[str, list[float]]] = {}
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
+        with serve(ROOT / "streamlit_app" / "app.py") as (url, _):
+            with connect(url, Link()) as address:
+                visit(browser, address, Link(), 2)  # loads what all sessions share
+            for name, link in links.items():
+                with connect(url, link) as address:
+                    measured[name] = visit(browser, address, link, args.rounds)
+        browser.close()
+    for title in measured[FAST]:
+        unit = "kB" if title.startswith("kB") else "" if title.startswith("layout") else "s"
+        samples = {name: np.array(values[title]) for name, values in measured.items()}
+        print_rows(f"page, {title}", samples, FAST, unit)
+
+
+if __name__ == "__main__":
+    main()
