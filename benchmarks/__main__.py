@@ -55,7 +55,9 @@ def main() -> None:
     rows = ["|".join(COLUMNS), "|".join("-" * len(COLUMNS))]
     for size in SIZES:
         rows += [run("inference", "--peers", out / str(size), "--threads", n) for n in (1, 2)]
+    rows.append(run("versions"))
     rows.append(run("end_to_end", "--model", out / str(SIZES[0]) / "keras.h5"))
+    rows.append(run("page"))
     rows.append(run("cage"))
     rows.append(run("throughput"))
     rows.append(run("training_speed", "--data", data))

@@ -108,13 +108,20 @@ def connect(url: str, link: Link) -> Iterator[str]:
         ports.append(server.sockets[0].getsockname()[1])
         ready.set()
         loop.run_forever()
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:  # of connections that are still open
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.close()
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
     ready.wait()
     try:
         yield f"http://127.0.0.1:{ports[0]}"
     finally:
         loop.call_soon_threadsafe(loop.stop)
+        thread.join()
 
 
 def take(act: Callable[[], object], wait: Callable[[], object]) -> float:
@@ -133,7 +140,7 @@ def visit(browser: Browser, url: str, link: Link, rounds: int) -> dict[str, list
     own: list[int] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda data: own.append(len(data))))
     measured: dict[str, list[float]] = {}
-    drawn = page.get_by_role("img", name="A first model finds the lungs. Only they are judged.")
+    drawn = page.get_by_role("img", name="A film, its lungs, and the evidence")
     first_s = take(lambda: page.goto(url), drawn.wait_for)
     _settle(page)
     measured["first visit, until its pictures are drawn"] = [first_s]

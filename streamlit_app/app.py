@@ -26,14 +26,17 @@ from streamlit_app import (
     what_if,
 )
 
-st.set_page_config("CXR Lite: pneumonia on chest films", layout="wide")
-st.html(  # less space above the title; captions with enough contrast (WCAG AA)
-    "<style>.stMainBlockContainer { padding-top: 2.5rem }"
-    "[data-testid=stCaptionContainer] { color: inherit; opacity: 0.8 }"
-    # the drop zone would name the limit rounded up to millions of bytes; the page names it below
-    "[data-testid=stFileUploaderDropzoneInstructions], .st-key-announcer { display: none }"
-    ".st-key-example img { aspect-ratio: 1 }"  # so that nothing moves when they arrive
-    "h1 { font-size: 2.25rem; padding: 0.5rem 0 }</style>"
+has_film = film.is_chosen()  # else the page is narrow and without sidebar, as it is drawn before a run
+st.set_page_config(
+    "CXR Lite: pneumonia on chest films",
+    layout="wide" if has_film else "centered",
+    initial_sidebar_state="auto" if has_film else "collapsed",
+)
+chosen = sidebar.choose()  # first: a sidebar that comes later moves what is there before it
+TOP = ".stMainBlockContainer { padding-top: 2.5rem }"  # so that more of the film is seen
+st.html(  # captions with enough contrast (WCAG AA), and what screen readers alone get takes no room
+    "<style>[data-testid=stCaptionContainer] { color: inherit; opacity: 0.8 }"
+    f".st-key-announcer {{ display: none }} {TOP if has_film else ''}</style>"
 )
 st.title("CXR Lite &ensp; :orange-badge[Not for medical use]", anchor=False)
 st.markdown(
@@ -42,7 +45,7 @@ st.markdown(
 )
 
 try:
-    model = sidebar.choose_model()
+    model = sidebar.load_model(*chosen)
 except InvalidModelError as error:
     sidebar.explain_failure(error)
     st.stop()

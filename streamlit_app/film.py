@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import threading
 import time
 import weakref
@@ -35,8 +34,14 @@ SAMPLES = {
     "refused": "Refused",
 }
 SAMPLES_DIR = Path(__file__).resolve().parent / "samples"
-EXAMPLE, EXAMPLE_PX = "pneumonia_1", 360  # what the first visit shows
+EXAMPLE, EXAMPLE_PX = "pneumonia_1", 360  # what a first visit shows
+STEPS = (
+    "A film: DICOM, JPEG, PNG and more.",
+    "A first model finds the lungs. Only they are judged.",
+    "A second model gives the probability, and where in the lungs it came from.",
+)
 SAMPLE_PX = 68  # all fit beside the drop zone on a desktop
+SAMPLES_PX = 118  # with their names, and a bar to scroll them on a phone
 RECENT_PX = 56
 MAX_RECENT = 8
 MAX_KEPT_BYTES = 200 * 2**20  # of decoded films, in all sessions together
@@ -55,6 +60,11 @@ _slots: weakref.WeakSet[FilmSlot] = weakref.WeakSet()
 _slots_lock = threading.Lock()
 
 
+def is_chosen() -> bool:
+    """Whether the address names a sample, or a file waits in the drop zone."""
+    return st.query_params.get("sample") in SAMPLES or bool(list_uploads())
+
+
 def choose() -> list[Source]:
     """Show the drop zone and the samples. Returns the chosen files, or none before a choice.
 
@@ -63,22 +73,24 @@ def choose() -> list[Source]:
     """
     limits.watch_session()
     sample = st.query_params.get("sample")
-    drop_zone, samples = st.columns([1, 2], gap="medium")
+    if is_chosen():
+        drop_zone, samples = st.columns([1, 2.2], gap="medium")
+    else:
+        drop_zone, samples = st.container(), st.container()
     with drop_zone:
         uploads = st.file_uploader(
             "Drop chest X-rays anywhere: one, many, or a ZIP",
             key=drop_zone_key(),
             accept_multiple_files=True,
-            max_upload_size=math.ceil(MAX_BYTES / 10**6),  # the browser counts in millions of bytes
+            max_upload_size=MAX_BYTES // 2**20,  # the browser counts in millions of bytes
             on_change=_show_uploads,
-            help=f"Accepted: {ACCEPTED}. You can also paste an image. Files stay in this session's "
-            "memory and are not stored.",
+            help=f"Accepted: {ACCEPTED}. Files stay in this session's memory and are not stored.",
+        )
+        st.caption(
+            f"Up to {limits.MAX_SESSION_BYTES // 2**20} MB a session. Files leave the server's memory "
+            f"{limits.GRACE_S:.0f} s after the page is closed."
         )
         intake.listen()
-        st.caption(
-            f"Up to {MAX_BYTES // 2**20} MB a file and {limits.MAX_SESSION_BYTES // 2**20} MB a session. "
-            f"Files leave the server's memory {limits.GRACE_S:.0f} s after the page is closed."
-        )
     with samples:
         _offer_samples(sample)
         _offer_recent(sample)
@@ -90,20 +102,12 @@ def choose() -> list[Source]:
 
 
 def _offer_samples(chosen: str | None) -> None:
-    """Show the thumbnails of the samples, which are buttons."""
-    faces = "".join(
-        f".st-key-{name} button {{ background: url({_make_thumbnail(name)}) top / {SAMPLE_PX}px no-repeat"
-        f"{'; box-shadow: 0 0 0 3px #0f7b8a !important' * (name == chosen)} }}"
-        for name in SAMPLES
+    tiles = [
+        Tile(name, title, "", _make_thumbnail(name), name == chosen) for name, title in SAMPLES.items()
+    ]
+    gallery.show(
+        "samples", "Samples", tiles, SAMPLE_PX, _show_sample, None if is_chosen() else SAMPLES_PX
     )
-    st.html(
-        f"<style>{faces} .st-key-samples button {{ width: {SAMPLE_PX}px; padding: {SAMPLE_PX}px 0 0; "
-        "min-height: 0; white-space: nowrap; justify-content: start } "
-        ".st-key-samples button p { font-size: 0.75rem }</style>"
-    )
-    with st.container(horizontal=True, gap="xsmall", key="samples"):
-        for name, title in SAMPLES.items():
-            st.button(title, key=name, on_click=_show_sample, args=(name,), type="tertiary")
     st.caption(
         "Each sample is a composite of nine children's films and shows no single patient. The unfamiliar "
         "one is rotated, and the refused one is a drawing."
@@ -156,28 +160,21 @@ def explain(classifier: Classifier) -> None:
         "You get a probability of pneumonia, the regions that it came from, and how long it took.  \n"
         "The model learned from children of one hospital, and it says if a film is unlike those it knows."
     )
-    film, lungs, evidence = _make_example(classifier.card.sha256, classifier)
-    steps = (
-        (film, "A film: DICOM, JPEG, PNG and more."),
-        (lungs, "A first model finds the lungs. Only they are judged."),
-        (evidence, "A second model gives the probability, and where in the lungs it came from."),
-    )
-    with st.container(key="example"):
-        columns = st.columns(len(steps), gap="medium")
-    for column, (picture, text) in zip(columns, steps, strict=True):
-        column.image(picture, caption=text, alt=text, width="stretch")
+    picture = _make_example(classifier.card.sha256, classifier)
+    st.image(picture, caption=" ".join(STEPS), alt="A film, its lungs, and the evidence", width="stretch")
 
 
 @st.cache_data
-def _make_example(sha256: str, _classifier: Classifier) -> tuple[str, str, str]:
-    """A sample, its lungs and its evidence, as data URLs; once for each model."""
+def _make_example(sha256: str, _classifier: Classifier) -> str:
+    """A sample, its lungs and its evidence side by side, as a data URL; once for each model."""
     pixels = np.asarray(Image.open(_sample_path(EXAMPLE)))
     prediction, scale = _classifier.predict(pixels), _classifier.card.evidence_scale
     small = shrink(pixels, EXAMPLE_PX)
     line = outline_lungs(prediction.lungs, small.shape)
-    outlined = np.where(line[..., 3:] > 0, line[..., :3], small[..., np.newaxis])
-    pictures = (small, outlined, overlay_evidence(small, prediction.evidence, scale))
-    return tuple(to_data_url(picture, "JPEG", quality=80) for picture in pictures)
+    film = np.repeat(small[..., np.newaxis], 3, axis=2)
+    outlined = np.where(line[..., 3:] > 0, line[..., :3], film)
+    evidence = overlay_evidence(small, prediction.evidence, scale)
+    return to_data_url(np.hstack([film, outlined, evidence]), "JPEG", quality=80)
 
 
 def decode(source: Source) -> ShownFilm:

@@ -3,6 +3,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const list = parentElement.querySelector(".gallery");
   list.setAttribute("aria-label", data.title);
   list.style.setProperty("--side", `${data.side_px}px`);
+  list.classList.toggle("row", data.in_row);
   list.replaceChildren(
     ...data.tiles.map(({ key, title, note, image, chosen }) => {
       const button = document.createElement("button");

@@ -37,7 +37,14 @@ class Tile:
     chosen: bool
 
 
-def show(key: str, title: str, tiles: Sequence[Tile], side_px: int, pick: Callable[[str], None]) -> None:
+def show(
+    key: str,
+    title: str,
+    tiles: Sequence[Tile],
+    side_px: int,
+    pick: Callable[[str], None],
+    height_px: int | None = None,
+) -> None:
     """Show thumbnails, and call ``pick`` with the key of the one that is clicked, before the next run.
 
     Args:
@@ -46,6 +53,8 @@ def show(key: str, title: str, tiles: Sequence[Tile], side_px: int, pick: Callab
         tiles: the thumbnails, in their order.
         side_px: side of a thumbnail.
         pick: the callback.
+        height_px: of one row, which has this height from the start and can be scrolled; otherwise there
+            are as many rows as are needed.
     """
     known = {tile.key for tile in tiles}
 
@@ -54,5 +63,10 @@ def show(key: str, title: str, tiles: Sequence[Tile], side_px: int, pick: Callab
         if picked in known:  # the browser may send anything
             pick(picked)
 
-    data = {"title": title, "side_px": side_px, "tiles": [dataclasses.asdict(tile) for tile in tiles]}
-    _gallery(key=key, data=data, on_picked_change=take)
+    data = {
+        "title": title,
+        "side_px": side_px,
+        "in_row": height_px is not None,
+        "tiles": [dataclasses.asdict(tile) for tile in tiles],
+    }
+    _gallery(key=key, data=data, on_picked_change=take, height=height_px or "content")

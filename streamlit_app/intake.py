@@ -7,6 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 CAMERA = """
+<span>Or paste an image.</span>
 <label>Take a photo of a film
   <input type="file" accept="image/*" capture="environment">
 </label>
@@ -19,8 +20,13 @@ label {
 }
 label:focus-within { outline: 2px solid var(--st-primary-color); }
 input { position: absolute; inset: 0; opacity: 0; width: 100%; }
-@media (pointer: coarse) { label { display: inline-block; } }
+span { font: 0.875rem var(--st-font); color: var(--st-text-color); opacity: 0.8; }
+@media (pointer: coarse) {
+  label { display: inline-block; }
+  span { display: none; }
+}
 """
+HEIGHT_PX = 40  # from the start, so that nothing moves when it is there
 
 # The region stays on the page while Streamlit draws it again, so that a change is read aloud.
 ANNOUNCE = """
@@ -45,7 +51,7 @@ _announcer = st.components.v2.component("announcer", js=ANNOUNCE)
 
 def listen() -> None:
     """Take films that are dropped anywhere on the page, pasted, or, on a phone, taken with its camera."""
-    _intake(key="intake")
+    _intake(key="intake", height=HEIGHT_PX)
 
 
 def announce(sentence: str) -> None:

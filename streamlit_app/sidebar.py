@@ -42,12 +42,12 @@ def load_model(name: str, num_threads: int) -> LoadedModel:
     return LoadedModel(classifier, load_ms, classifier.predict(blank).latency_ms["inference"])
 
 
-def choose_model() -> LoadedModel:
-    """Show the choice of model and threads, which the address keeps. Returns the chosen model."""
+def choose() -> tuple[str, int]:
+    """Show the choice of model and threads, which the address keeps, as ``load_model`` takes them."""
     with st.sidebar:
         name = st.radio("Model", MODEL_NAMES, horizontal=True, key=MODEL, bind="query-params")
         threads = st.radio("Threads", THREAD_COUNTS, horizontal=True, key=THREADS, bind="query-params")
-    return load_model(name, threads)
+    return name, threads
 
 
 def explain_failure(error: InvalidModelError) -> None:

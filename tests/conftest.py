@@ -133,6 +133,12 @@ def page() -> AppTest:
     return AppTest.from_file(str(ROOT / "streamlit_app" / "app.py"), default_timeout=60).run()
 
 
+def show_sample(page: AppTest, name: str) -> AppTest:
+    """Show a sample as a click does, which changes the address; AppTest knows no components."""
+    page.query_params["sample"] = name
+    return page.run()
+
+
 def upload(page: AppTest, name: str, data: bytes) -> AppTest:
     page.file_uploader[0].upload(name, data, "application/octet-stream")
     return page.run()

@@ -10,7 +10,7 @@ from cxr import Classifier, InvalidImageError
 from streamlit_app import batch
 from streamlit_app.archive import unpack
 from streamlit_app.film import Source
-from tests.conftest import SAMPLES, load_photograph, png, upload
+from tests.conftest import SAMPLES, load_photograph, png, show_sample, upload
 
 NORMAL = (SAMPLES / "normal_1.png").read_bytes()
 
@@ -198,7 +198,7 @@ def test_a_film_that_meets_an_error_of_the_program_is_a_row(page, monkeypatch, c
 def test_a_session_keeps_the_rows_of_one_batch(page):
     upload(page, "films.zip", archive({"a.png": NORMAL, "b.png": png(PHOTOGRAPH)}))
     assert len(page.session_state.page_state.rows) == 2
-    page.button(key="normal_1").click().run()
+    show_sample(page, "normal_1")
     upload(page, "others.zip", archive({"c.png": NORMAL}))
     assert [row["path"] for row in page.session_state.page_state.rows.values()] == ["c.png"]
 

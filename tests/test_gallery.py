@@ -3,7 +3,7 @@
 import numpy as np
 
 from streamlit_app import film
-from tests.conftest import SAMPLES, upload
+from tests.conftest import SAMPLES, show_sample, upload
 
 PNEUMONIA = (SAMPLES / "pneumonia_2.png").read_bytes()
 
@@ -13,11 +13,11 @@ def recent(page) -> dict[str, str]:
 
 
 def test_films_that_were_shown_are_kept_until_they_are_closed(page):
-    page.button(key="normal_1").click().run()
+    show_sample(page, "normal_1")
     upload(page, "mine.png", PNEUMONIA)
     assert page.subheader[0].value.startswith("Pneumonia likely")
     assert recent(page) == {"Normal 1": "unlikely", "mine.png": "likely"}
-    page.button(key="normal_2").click().run()
+    show_sample(page, "normal_2")
     assert page.subheader[0].value.startswith("Pneumonia unlikely")
     assert list(recent(page)) == ["Normal 1", "mine.png", "Normal 2"]
     next(button for button in page.button if button.label == "Close film").click().run()
@@ -25,26 +25,26 @@ def test_films_that_were_shown_are_kept_until_they_are_closed(page):
     next(button for button in page.button if button.label == "Close film").click().run()
     assert not page.subheader
     assert not page.exception
-    page.button(key="normal_1").click().run()
+    show_sample(page, "normal_1")
     assert list(recent(page)) == ["Normal 1", "Normal 2"]
 
 
 def test_a_session_remembers_the_last_films(page, monkeypatch):
     monkeypatch.setattr(film, "MAX_RECENT", 2)
     for sample in ("normal_1", "normal_2", "pneumonia_1"):
-        page.button(key=sample).click().run()
+        show_sample(page, sample)
     assert list(recent(page)) == ["Normal 2", "Pneumonia 1"]
 
 
 def test_the_verdict_of_a_film_is_that_of_the_last_model(page, monkeypatch):
-    page.button(key="normal_1").click().run()
+    show_sample(page, "normal_1")
     monkeypatch.setattr("streamlit_app.verdict.tell_briefly", lambda label, card: card.variant)
     page.radio(key="model").set_value("float32").run()
     assert recent(page) == {"Normal 1": "float32"}
 
 
 def test_the_refused_sample_is_refused(page):
-    page.button(key="refused").click().run()
+    show_sample(page, "refused")
     assert page.subheader[0].value.startswith("Not scored")
 
 

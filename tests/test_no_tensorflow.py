@@ -18,8 +18,9 @@ import cxr
 assert "streamlit" not in sys.modules
 from streamlit.testing.v1 import AppTest
 
-page = AppTest.from_file("streamlit_app/app.py", default_timeout=60).run()
-page.button(key="pneumonia_1").click().run()
+page = AppTest.from_file("streamlit_app/app.py", default_timeout=60)
+page.query_params["sample"] = "pneumonia_1"
+page.run()
 assert not page.exception, page.exception
 assert page.subheader[0].value.startswith("Pneumonia likely"), page.subheader
 """

@@ -6,16 +6,17 @@ import pytest
 
 import cxr
 from streamlit_app.threshold import adjust_prevalence, count_children
+from tests.conftest import show_sample
 
 
 def open_film(page, sample):
     """Show a sample, and open what explores its verdict."""
     page.session_state["explorer"] = page.session_state["elsewhere"] = True
-    page.button(key=sample).click().run()
+    show_sample(page, sample)
 
 
 def test_what_is_closed_is_not_computed(page):
-    page.button(key="pneumonia_1").click().run()
+    show_sample(page, "pneumonia_1")
     assert [expander.label for expander in page.main.expander] == [
         "Try a different threshold",
         "Where pneumonia is rarer or more frequent",

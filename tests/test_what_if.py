@@ -8,7 +8,7 @@ from PIL import Image
 
 import cxr
 from streamlit_app.what_if import BOX, LUNGS, SURROUNDINGS, erase, select
-from tests.conftest import SAMPLES
+from tests.conftest import SAMPLES, show_sample
 
 PNEUMONIA = np.asarray(Image.open(SAMPLES / "pneumonia_2.png").convert("L"))
 
@@ -42,7 +42,7 @@ def test_a_box_is_erased_and_nothing_else():
 
 @pytest.mark.parametrize("part", [LUNGS, SURROUNDINGS])
 def test_the_page_scores_the_film_again(page, part):
-    page.button(key="pneumonia_2").click().run()
+    show_sample(page, "pneumonia_2")
     heading = page.subheader[0].value
     page.segmented_control(key="what_if").set_value(part).run()
     assert not page.exception

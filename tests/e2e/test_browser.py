@@ -8,6 +8,15 @@ from PIL import Image
 from tests.conftest import SAMPLES
 from tests.e2e.conftest import OUTPUT, check_accessibility, keep, settle, upload, wait_for_verdict
 
+# Thumbnails are in the shadow of their component
+FOCUSED = """
+(() => {
+  let element = document.activeElement;
+  while (element.shadowRoot?.activeElement) element = element.shadowRoot.activeElement;
+  return element.innerText.trim();
+})()
+"""
+
 
 @pytest.mark.parametrize(("name", "width", "scheme"), [("wide", 1280, "light"), ("phone", 390, "dark")])
 def test_upload_gets_a_verdict(open_page, name, width, scheme):
@@ -129,7 +138,7 @@ def test_a_sample_by_keyboard(open_page):
     page.get_by_text("A first model finds the lungs").first.wait_for()
     for _ in range(40):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.innerText").strip() == "Normal 2":
+        if page.evaluate(FOCUSED) == "Normal 2":
             break
     page.keyboard.press("Enter")
     wait_for_verdict(page, "Pneumonia unlikely")

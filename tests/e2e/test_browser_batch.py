@@ -41,11 +41,11 @@ def test_a_drop_of_more_than_a_session_may_hold_gets_a_sentence(open_page, tmp_p
     paths = []
     for i in range(6):  # the last two are too many
         path = tmp_path / f"{i}.png"
-        path.write_bytes(bytes(64 * 2**20))
+        path.write_bytes(bytes(60 * 2**20))
         paths.append(path)
     page = open_page()
     upload(page, *paths)
-    page.get_by_text("Received 2 files of 128 MB too many, not taken. One session").wait_for()
+    page.get_by_text("Received 2 files of 120 MB too many, not taken. One session").wait_for()
     page.get_by_role("heading", name="0 of 0 films: pneumonia likely").wait_for()
     keep(page, "too_many_bytes")
     assert page.get_by_text("AxiosError").count() == 0
