@@ -5,8 +5,8 @@ Command, with Chromium::
     python -m benchmarks.page
 
 A relay between browser and server delays, limits and counts what passes, websocket and files alike.
-Times end when the browser has drawn what was asked for. The layout shift is the sum of all that the
-browser reports (https://web.dev/cls), those right after a click included.
+Times end when the browser has drawn what was asked for. The layout shift is the sum of all that the browser
+reports, without those within half a second of a click (https://web.dev/cls).
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ SAMPLES = ("Pneumonia 1", "Normal 1")
 VIEWPORT = {"width": 1440, "height": 1000}
 SHIFTS = """
 window.shift = 0;
-new PerformanceObserver((list) => list.getEntries().forEach((entry) => { window.shift += entry.value; }))
-  .observe({ type: "layout-shift", buffered: true });
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
+}).observe({ type: "layout-shift", buffered: true });
 """
 
 
@@ -98,9 +99,10 @@ def connect(url: str, link: Link) -> Iterator[str]:
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(target.hostname, target.port)
-        await asyncio.gather(
-            up.relay(reader, far_writer, down=False), down.relay(far_reader, writer, down=True)
-        )
+        with contextlib.suppress(asyncio.CancelledError):  # the relay ends
+            await asyncio.gather(
+                up.relay(reader, far_writer, down=False), down.relay(far_reader, writer, down=True)
+            )
 
     def run() -> None:
         asyncio.set_event_loop(loop)
