@@ -5,8 +5,8 @@ Command, with Chromium::
     python -m benchmarks.page
 
 A relay between browser and server delays, limits and counts what passes, websocket and files alike.
-Times end when the browser has drawn what was asked for. The layout shift is the sum of all that the browser
-reports, without those within half a second of a click (https://web.dev/cls).
+Times end when the browser has drawn what was asked for. The layout shift is the sum of all that the
+browser reports, without those within half a second of a click (https://web.dev/cls).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import queue
 import re
 import threading
 import time
@@ -63,25 +64,27 @@ class _Direction:
         self.link, self.free_at = link, 0.0
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, down: bool) -> None:
-        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        sending = asyncio.create_task(self._send(queue, writer))
+        waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        sending = asyncio.create_task(self._send(waiting, writer))
         data = b"."
         while data:
-            with contextlib.suppress(ConnectionError):
+            try:
                 data = await reader.read(CHUNK_BYTES)
+            except ConnectionError:
+                data = b""
             now = asyncio.get_running_loop().time()
             self.free_at = max(self.free_at, now) + len(data) / self.link.bytes_per_s
             self.link.received += len(data) * down
-            queue.put_nowait((self.free_at + self.link.delay_s, data))
+            waiting.put_nowait((self.free_at + self.link.delay_s, data))
             await asyncio.sleep(max(self.free_at - now - AHEAD_S, 0.0))
         await sending
 
     async def _send(
-        self, queue: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+        self, waiting: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
     ) -> None:
         data = b"."
         while data:
-            due, data = await queue.get()
+            due, data = await waiting.get()
             await asyncio.sleep(max(due - asyncio.get_running_loop().time(), 0.0))
             with contextlib.suppress(ConnectionError):
                 writer.write(data)
@@ -93,36 +96,33 @@ class _Direction:
 def connect(url: str, link: Link) -> Iterator[str]:
     """Relay to a server through a link until the block ends. Yields the address of the relay."""
     target = urlsplit(url)
-    loop, ready = asyncio.new_event_loop(), threading.Event()
     up, down = _Direction(link), _Direction(link)
-    ports: list[int] = []
+    started: queue.Queue[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = queue.Queue()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(target.hostname, target.port)
-        with contextlib.suppress(asyncio.CancelledError):  # the relay ends
+        with (
+            contextlib.closing(writer),
+            contextlib.closing(far_writer),
+            contextlib.suppress(asyncio.CancelledError),  # the relay ends
+        ):
             await asyncio.gather(
                 up.relay(reader, far_writer, down=False), down.relay(far_reader, writer, down=True)
             )
 
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        server = loop.run_until_complete(asyncio.start_server(accept, "127.0.0.1", 0))
-        ports.append(server.sockets[0].getsockname()[1])
-        ready.set()
-        loop.run_forever()
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:  # of connections that are still open
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.close()
+    async def relay() -> None:
+        server, stop = await asyncio.start_server(accept, "127.0.0.1", 0), asyncio.Event()
+        started.put((asyncio.get_running_loop(), stop, server.sockets[0].getsockname()[1]))
+        await stop.wait()
+        server.close()
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(relay()), daemon=True)
     thread.start()
-    ready.wait()
+    loop, stop, port = started.get()
     try:
-        yield f"http://127.0.0.1:{ports[0]}"
+        yield f"http://127.0.0.1:{port}"
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(stop.set)
         thread.join()
 
 
