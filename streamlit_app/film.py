@@ -74,7 +74,7 @@ def choose() -> list[Source]:
     limits.watch_session()
     sample = st.query_params.get("sample")
     if is_chosen():
-        drop_zone, samples = st.columns([1, 2.2], gap="medium")
+        drop_zone, samples = st.columns([1, 2.75], gap="medium")
     else:
         drop_zone, samples = st.container(), st.container()
     with drop_zone:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import streamlit as st
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageStat
 
 from cxr import Classifier, Lungs, Prediction
 from cxr.lungs import upsample
@@ -17,6 +17,7 @@ from streamlit_app.viewer import Box, shrink, to_data_url
 
 LUNGS, SURROUNDINGS, BOX = "Erase the lungs", "Erase everything else", "Erase a box"
 WIDENED = 0.03  # of the longer side, by which the lungs are widened, so that no outline is left
+MASK_PX = 256  # longer side on which the lungs are widened; they are known to a fortieth of the film
 SOFTENED = 0.005  # of the longer side, so that the edge of a box is no edge of the film
 SHOWN_PX = 320
 
@@ -77,22 +78,29 @@ def select(part: str, lungs: Lungs, box: Box, shape: tuple[int, int]) -> np.ndar
         shape: H and W of the film, px.
 
     Returns:
-        float32 (H, W), 1 where the part is and 0 elsewhere.
+        uint8 (H, W), 255 where the part is and 0 elsewhere.
     """
-    longest = max(shape)
     if part == BOX:
-        mask, reach, gain = np.zeros(shape, np.float32), SOFTENED * longest, 1.0
-        (x0, x1), (y0, y1) = (np.rint(np.multiply(box[i::2], shape[1 - i])).astype(int) for i in (0, 1))
-        mask[y0:y1, x0:x1] = 1.0
-    else:
-        mask, reach, gain = upsample(lungs.mask, shape), WIDENED * longest, 4.0
-    blurred = Image.fromarray(np.rint(255 * mask).astype(np.uint8)).filter(
-        ImageFilter.GaussianBlur(reach)
-    )
-    inside = np.clip(np.asarray(blurred, np.float32) / 255.0 * gain, 0.0, 1.0)
-    return 1.0 - inside if part == SURROUNDINGS else inside
+        (height, width), (x0, y0, x1, y1) = shape, box
+        soft_px = SOFTENED * max(shape)
+        rows, columns = _ramp(height, y0, y1, soft_px), _ramp(width, x0, x1, soft_px)
+        return np.rint(255 * np.outer(rows, columns)).astype(np.uint8)
+    small = tuple(max(round(side * MASK_PX / max(shape)), 1) for side in shape)
+    mask = Image.fromarray(np.rint(255 * upsample(lungs.mask, small)).astype(np.uint8))
+    inside = mask.filter(ImageFilter.GaussianBlur(WIDENED * MASK_PX)).point(lambda level: 4 * level)
+    if part == SURROUNDINGS:
+        inside = inside.point(lambda level: 255 - level)
+    return np.asarray(inside.resize(shape[::-1], Image.Resampling.BILINEAR))
 
 
 def erase(pixels: np.ndarray, selected: np.ndarray) -> np.ndarray:
-    """Replace what is selected, float32 (H, W) of 0..1, by the median gray of the film, uint8 (H, W)."""
-    return np.rint(pixels * (1.0 - selected) + np.median(pixels) * selected).astype(np.uint8)
+    """Replace what is selected, uint8 (H, W), by the median gray of the film, uint8 (H, W)."""
+    film, mask = Image.fromarray(pixels), Image.fromarray(selected)
+    gray = Image.new("L", film.size, ImageStat.Stat(film).median[0])
+    return np.asarray(Image.composite(gray, film, mask))
+
+
+def _ramp(side: int, low: float, high: float, soft_px: float) -> np.ndarray:
+    """1 between two shares of a side, px, and 0 elsewhere, with soft ends: float64 (side,)."""
+    places = np.arange(side) + 0.5
+    return np.clip(np.minimum(places - low * side, high * side - places) / soft_px + 0.5, 0.0, 1.0)

@@ -131,6 +131,9 @@ def test_report(open_page, tmp_path):
     OUTPUT.mkdir(exist_ok=True)
     page.screenshot(path=OUTPUT / "report.png", full_page=True)
     check_accessibility(page)
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.screenshot(path=OUTPUT / "report_phone.png", full_page=True)
 
 
 def test_a_sample_by_keyboard(open_page):
