@@ -44,9 +44,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     readme = ROOT / "benchmarks" / "README.md"
-    before, _, rest = readme.read_text().partition(START)
-    _, marker, after = rest.partition(END)
-    if not marker:
+    if not {START, END} <= set(readme.read_text().splitlines()):
         raise SystemExit(f"received {readme} without the markers {START} and {END}")
 
     data, out = args.data.resolve(), args.out.resolve()
@@ -74,6 +72,8 @@ def main() -> None:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     machine = f"{cpu_name()}, {os.cpu_count()} cores, {datetime.date.today()};\n{versions}."
     table = shorten(results).to_markdown(index=False, disable_numparse=True)
+    before, _, rest = readme.read_text().partition(START)
+    _, _, after = rest.partition(END)
     readme.write_text(f"{before}{START}\n{machine}\n\n{table}\n{END}{after}")
 
 
