@@ -33,6 +33,7 @@ FAST, SLOW = "this machine", "1.6 Mbit/s, 150 ms"
 CHUNK_BYTES = 4096
 AHEAD_S = 0.05  # of sending, that a relay reads
 SAMPLES = ("Pneumonia 1", "Normal 1")
+BECOMES = re.compile(r"becomes .*:")
 VIEWPORT = {"width": 1440, "height": 1000}
 SHIFTS = """
 window.shift = 0;
@@ -151,12 +152,15 @@ def visit(browser: Browser, url: str, link: Link, rounds: int) -> dict[str, list
     measured["layout shift of the first visit"] = [page.evaluate("window.shift")]
     clicks, uploads, what_ifs = [], [], []
     for number in range(rounds):
-        name = SAMPLES[number % 2]
-        button = page.get_by_role("button", name=name, exact=True)
-        clicks.append(take(button.click, lambda name=name: _wait_for(page, name.split()[0])))
+        button = page.get_by_role("button", name=SAMPLES[number % 2], exact=True)
+        before = _find_source(page)
+        clicks.append(take(button.click, lambda before=before: _wait_for_another(page, before)))
         _settle(page)
-        choice = page.get_by_role("radio", name="Erase the lungs")
-        what_ifs.append(take(choice.click, page.get_by_text(re.compile(r"becomes .*:")).wait_for))
+        choice, said = page.get_by_role("radio", name="Erase the lungs"), page.get_by_text(BECOMES)
+        what_ifs.append(take(choice.click, said.wait_for))
+        _settle(page)
+        choice.click()  # withdraws it
+        said.wait_for(state="hidden")
         _settle(page)
     measured["click on a sample, until its verdict and picture"] = clicks
     measured["erase the lungs, until the new score"] = what_ifs
@@ -176,11 +180,25 @@ def visit(browser: Browser, url: str, link: Link, rounds: int) -> dict[str, list
     return measured
 
 
-def _wait_for(page: Page, kind: str) -> None:
-    """Wait for the verdict of a sample and for its picture."""
-    verdict = "Pneumonia likely" if kind == "Pneumonia" else "Pneumonia unlikely"
-    page.get_by_role("heading", name=re.compile(f"^{verdict}")).first.wait_for()
-    page.locator('img[alt^="Chest film"]').first.wait_for()
+def _find_source(page: Page) -> str:
+    """The address of the picture of the film that is shown, or nothing."""
+    shown = page.locator('img[alt^="Chest film"]')
+    return shown.first.get_attribute("src") if shown.count() else ""
+
+
+def _wait_for_another(page: Page, source: str) -> None:
+    """Wait until the verdict is there, and the picture of another film is drawn."""
+    page.get_by_role("heading", name=re.compile("^Pneumonia (un)?likely")).first.wait_for()
+    picture = page.locator('img[alt^="Chest film"]').first
+    picture.wait_for()
+    picture.evaluate(
+        """(image, source) => new Promise((resolve) => {
+          const look = () => image.src !== source && image.complete && image.naturalWidth
+            ? resolve() : requestAnimationFrame(look);
+          look();
+        })""",
+        source,
+    )
 
 
 def _settle(page: Page) -> None:

@@ -32,12 +32,13 @@ st.set_page_config(
     layout="wide" if has_film else "centered",
     initial_sidebar_state="auto" if has_film else "collapsed",
 )
-chosen = sidebar.choose()  # first: a sidebar that comes later moves what is there before it
-TOP = ".stMainBlockContainer { padding-top: 2.5rem }"  # so that more of the film is seen
-st.html(  # captions with enough contrast (WCAG AA), and what screen readers alone get takes no room
+name, num_threads = sidebar.choose()  # first: a sidebar that comes later moves what is there before it
+st.html(  # captions with enough contrast (WCAG AA); no room for what only screen readers get
     "<style>[data-testid=stCaptionContainer] { color: inherit; opacity: 0.8 }"
-    f".st-key-announcer {{ display: none }} {TOP if has_film else ''}</style>"
+    ".st-key-announcer { display: none }</style>"
 )
+if has_film:
+    st.html("<style>.stMainBlockContainer { padding-top: 2.5rem }</style>")  # more of the film is seen
 st.title("CXR Lite &ensp; :orange-badge[Not for medical use]", anchor=False)
 st.markdown(
     "Upload a child's chest X-ray. See how likely pneumonia is, which lung regions drove the score, and "
@@ -45,7 +46,7 @@ st.markdown(
 )
 
 try:
-    model = sidebar.load_model(*chosen)
+    model = sidebar.load_model(name, num_threads)
 except InvalidModelError as error:
     sidebar.explain_failure(error)
     st.stop()

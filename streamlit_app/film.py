@@ -36,12 +36,12 @@ SAMPLES = {
 SAMPLES_DIR = Path(__file__).resolve().parent / "samples"
 EXAMPLE, EXAMPLE_PX = "pneumonia_1", 360  # what a first visit shows
 STEPS = (
-    "A film: DICOM, JPEG, PNG and more.",
-    "A first model finds the lungs. Only they are judged.",
-    "A second model gives the probability, and where in the lungs it came from.",
+    "A film: DICOM, JPEG, PNG and more. A first model finds the lungs. Only they are judged. A second "
+    "model gives the probability, and where in the lungs it came from."
 )
 SAMPLE_PX = 68  # all fit beside the drop zone on a desktop
-SAMPLES_PX = 118  # with their names, and a bar to scroll them on a phone
+DROP_ZONE_PX = 208  # beside the samples
+SAMPLES_HEIGHT_PX = 118  # with their names, and a bar to scroll them on a phone
 RECENT_PX = 56
 MAX_RECENT = 8
 MAX_KEPT_BYTES = 200 * 2**20  # of decoded films, in all sessions together
@@ -73,16 +73,15 @@ def choose() -> list[Source]:
     """
     limits.watch_session()
     sample = st.query_params.get("sample")
-    if is_chosen():
-        drop_zone, samples = st.columns([1, 2.75], gap="medium")
-    else:
-        drop_zone, samples = st.container(), st.container()
-    with drop_zone:
+    # the same containers in both cases, because the browser would forget an upload in others
+    row = st.container(horizontal=is_chosen(), gap="small")
+    with row.container(width=DROP_ZONE_PX if is_chosen() else "stretch"):
         uploads = st.file_uploader(
             "Drop chest X-rays anywhere: one, many, or a ZIP",
             key=drop_zone_key(),
             accept_multiple_files=True,
-            max_upload_size=MAX_BYTES // 2**20,  # the browser counts in millions of bytes
+            # the browser shows this number and counts in millions of bytes, so it refuses a little more
+            max_upload_size=MAX_BYTES // 2**20,
             on_change=_show_uploads,
             help=f"Accepted: {ACCEPTED}. Files stay in this session's memory and are not stored.",
         )
@@ -91,7 +90,7 @@ def choose() -> list[Source]:
             f"{limits.GRACE_S:.0f} s after the page is closed."
         )
         intake.listen()
-    with samples:
+    with row.container():
         _offer_samples(sample)
         _offer_recent(sample)
     if sample in SAMPLES:
@@ -106,7 +105,7 @@ def _offer_samples(chosen: str | None) -> None:
         Tile(name, title, "", _make_thumbnail(name), name == chosen) for name, title in SAMPLES.items()
     ]
     gallery.show(
-        "samples", "Samples", tiles, SAMPLE_PX, _show_sample, None if is_chosen() else SAMPLES_PX
+        "samples", "Samples", tiles, SAMPLE_PX, _show_sample, None if is_chosen() else SAMPLES_HEIGHT_PX
     )
     st.caption(
         "Each sample is a composite of nine children's films and shows no single patient. The unfamiliar "
@@ -119,7 +118,7 @@ def _offer_recent(sample: str | None) -> None:
     state, uploads = get_state(), [upload.file_id for upload in list_uploads()]
     for key in [key for key in state.recent if key not in SAMPLES and key not in uploads]:
         del state.recent[key]
-    if sample not in SAMPLES and not uploads:
+    if not is_chosen():
         return
     shown = sample or (uploads[0] if len(uploads) == 1 else state.picked)
     tiles = [Tile(key, *face, False) for key, face in state.recent.items() if key != shown]
@@ -161,7 +160,7 @@ def explain(classifier: Classifier) -> None:
         "The model learned from children of one hospital, and it says if a film is unlike those it knows."
     )
     picture = _make_example(classifier.card.sha256, classifier)
-    st.image(picture, caption=" ".join(STEPS), alt="A film, its lungs, and the evidence", width="stretch")
+    st.image(picture, caption=STEPS, alt="A film, its lungs, and the evidence", width="stretch")
 
 
 @st.cache_data

@@ -31,7 +31,8 @@ def measure(classifiers: Sequence[Classifier], film: ShownFilm, prediction: Pred
         is_alone = turn.acquire(blocking=False)
         try:
             repeats, budget_ms = (REPEATS, BUDGET_MS) if count == 1 else (COMPARED_REPEATS, COMPARED_MS)
-            budget_ms = budget_ms if is_alone else 0.0
+            if not is_alone:
+                budget_ms = 0.0
             kept[count] = key, measure_latency(classifiers, prediction, repeats, 1, budget_ms)
         finally:
             if is_alone:

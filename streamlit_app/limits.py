@@ -114,7 +114,7 @@ def sweep(now: float) -> None:
 
 def _return_memory() -> None:
     """Return to the system what was freed, which glibc would keep."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -56,7 +56,7 @@ def explain_failure(error: InvalidModelError) -> None:
     st.markdown(
         "No film can be scored with it, and no other model answers in its place. Whoever runs this page "
         "can restore the files in `models/` from the repository; the other model may still be chosen in "
-        "the sidebar."
+        "the sidebar, which » at the top left opens."
     )
 
 

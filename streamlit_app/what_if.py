@@ -101,6 +101,18 @@ def erase(pixels: np.ndarray, selected: np.ndarray) -> np.ndarray:
 
 
 def _ramp(side: int, low: float, high: float, soft_px: float) -> np.ndarray:
-    """1 between two shares of a side, px, and 0 elsewhere, with soft ends: float64 (side,)."""
+    """1 between two shares of a side and 0 elsewhere, with ends that are soft unless they are the film's.
+
+    Args:
+        side: px.
+        low: share of the side, 0..1.
+        high: likewise.
+        soft_px: width of a soft end, px.
+
+    Returns:
+        float64 (side,).
+    """
     places = np.arange(side) + 0.5
-    return np.clip(np.minimum(places - low * side, high * side - places) / soft_px + 0.5, 0.0, 1.0)
+    start = places - low * side if low > 0.0 else np.inf
+    end = high * side - places if high < 1.0 else np.inf
+    return np.clip(np.minimum(start, end) / soft_px + 0.5, 0.0, 1.0) * np.ones(side)

@@ -24,15 +24,6 @@ def test_what_is_closed_is_not_computed(page):
     assert not page.slider
 
 
-def test_the_bar_is_the_models_own_when_the_explorer_is_closed(page):
-    open_film(page, "pneumonia_1")
-    page.slider(key="threshold").set_value(20).run()
-    assert "threshold 0.20" in find_bar(page)
-    page.session_state["explorer"] = False
-    page.run()
-    assert "threshold 0.20" not in find_bar(page)
-
-
 def find_bar(page):
     """The page's bar of the probability."""
     return next(h.proto.body for h in page.get("html") if "on a bar from 0 to 1" in h.proto.body)

@@ -27,6 +27,13 @@ def test_erasing_leaves_the_other_part():
     assert np.all(np.abs(alone[corners] - median) <= 1)
 
 
+def test_a_box_at_the_edge_of_the_film_is_erased_to_the_edge():
+    lungs = cxr.LungFinder.load().find(PNEUMONIA)
+    altered = erase(PNEUMONIA, select(BOX, lungs, (0.0, 0.0, 0.5, 1.0), PNEUMONIA.shape))
+    assert np.abs(altered[[0, -1], :9] - np.median(PNEUMONIA)).max() <= 1
+    assert np.array_equal(altered[:, -9:], PNEUMONIA[:, -9:])
+
+
 def test_a_box_is_erased_and_nothing_else():
     lungs = cxr.LungFinder.load().find(PNEUMONIA)
     height, width = PNEUMONIA.shape

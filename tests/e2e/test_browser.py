@@ -91,6 +91,12 @@ def test_comparison_and_threshold_explorer(open_page):
     assert curves.bounding_box()["height"] > 80
     keep(page, "comparison")
     check_accessibility(page)
+    bar = page.get_by_role("img", name=re.compile("on a bar from 0 to 1, threshold 0.50"))
+    bar.wait_for()
+    page.get_by_role("slider", name="Threshold").press("ArrowRight")
+    bar.wait_for(state="detached")
+    page.get_by_text("Try a different threshold").click()  # closed, it no longer says anything
+    bar.wait_for()
 
 
 def test_a_verdict_loads_no_chart_library(open_page):
@@ -146,6 +152,8 @@ def test_a_sample_by_keyboard(open_page):
     page.keyboard.press("Enter")
     wait_for_verdict(page, "Pneumonia unlikely")
     assert "sample=normal_2" in page.url
+    settle(page)
+    assert page.evaluate(FOCUSED) == "Normal 2"
 
 
 def test_sessions_do_not_cross(open_page, tmp_path):

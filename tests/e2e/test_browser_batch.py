@@ -54,6 +54,14 @@ def test_a_drop_of_more_than_a_session_may_hold_gets_a_sentence(open_page, tmp_p
     assert page.get_by_text("too many, not taken").count() == 0
 
 
+def test_a_file_that_is_too_large_is_said_to_be_so_beside_a_film(open_page, tmp_path):
+    (tmp_path / "large.png").write_bytes(bytes(66 * 10**6))
+    page = open_page()
+    upload(page, SAMPLES / "normal_1.png", tmp_path / "large.png")
+    wait_for_verdict(page, "Pneumonia unlikely")
+    page.get_by_text("File must be 64.0MB or smaller").wait_for()
+
+
 def test_the_table_has_no_export_of_its_own(open_page, files):
     page = open_page()
     upload(page, SAMPLES / "normal_1.png", files["photograph"])
