@@ -1,6 +1,6 @@
-"""Run all benchmarks except ``load_test``, in 20 minutes on two idle cores, and write their results.
+"""Run all benchmarks except ``load_test`` and ``stages``, in 30 minutes on two idle cores.
 
-All of them go to CSV files beside the README, and what a reader needs to a table in it.
+The results go to CSV files beside the README, and what a reader needs to a table in it.
 
 Command, with ``benchmarks/requirements.txt`` and Chromium installed::
 
