@@ -13,7 +13,7 @@ from streamlit_app.charts import draw_stages
 from streamlit_app.sidebar import LoadedModel
 from streamlit_app.state import ShownFilm, get_state
 
-REPEATS, BUDGET_MS = 10, 25.0  # of each film's measurement; a visitor's server has others to serve
+REPEATS, BUDGET_MS = 10, 40.0  # of each film's measurement; a visitor's server has others to serve
 COMPARED_REPEATS, COMPARED_MS = 30, 300.0  # of a comparison, which a visitor asks for
 COLORS = ("#7a8a99", "#5b7fb5", "#4c9aa8", "#0f7b8a", "#8fb8a0", "#e0a458")
 
