@@ -139,6 +139,7 @@ def test_report(open_page, tmp_path):
     check_accessibility(page)
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.get_by_role("cell").first.bounding_box()["width"] > 300  # below its name
     page.screenshot(path=OUTPUT / "report_phone.png", full_page=True)
 
 
