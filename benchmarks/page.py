@@ -23,17 +23,17 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import numpy as np
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from benchmarks.films import make_film
 from benchmarks.server import CHROMIUM_FLAGS, ROOT, find_chromium, serve
 from benchmarks.table import print_rows
+from streamlit_app.what_if import BOX, LUNGS
 
 FAST, SLOW = "this machine", "1.6 Mbit/s, 150 ms"
 CHUNK_BYTES = 4096
 AHEAD_S = 0.05  # of sending, that a relay reads
 SAMPLES = ("Pneumonia 1", "Normal 1")
-BECOMES = re.compile(r"becomes .*:")
 VIEWPORT = {"width": 1440, "height": 1000}
 SHIFTS = """
 window.shift = 0;
@@ -150,20 +150,17 @@ def visit(browser: Browser, url: str, link: Link, rounds: int) -> dict[str, list
     measured["kB of the page's own before a verdict"] = [sum(own) / 1e3]
     measured["kB of Streamlit's frontend"] = [(link.received - sum(own)) / 1e3]
     measured["layout shift of the first visit"] = [page.evaluate("window.shift")]
-    clicks, uploads, what_ifs = [], [], []
+    clicks, uploads, erasures, drags = [], [], [], []
     for number in range(rounds):
         button = page.get_by_role("button", name=SAMPLES[number % 2], exact=True)
         before = _find_source(page)
         clicks.append(take(button.click, lambda before=before: _wait_for_another(page, before)))
         _settle(page)
-        choice, said = page.get_by_role("radio", name="Erase the lungs"), page.get_by_text(BECOMES)
-        what_ifs.append(take(choice.click, said.wait_for))
-        _settle(page)
-        choice.click()  # withdraws it
-        said.wait_for(state="hidden")
-        _settle(page)
+        erasures.append(_erase_lungs(page))
+        drags.append(_erase_box(page))
     measured["click on a sample, until its verdict and picture"] = clicks
-    measured["erase the lungs, until the new score"] = what_ifs
+    measured["erase the lungs, until the new score"] = erasures
+    measured["drag a box, until the new score"] = drags
     drop_zone = page.get_by_test_id("stFileUploaderDropzoneInput")
     for number in range(rounds):
         width = 1600 + 2 * number
@@ -199,6 +196,42 @@ def _wait_for_another(page: Page, source: str) -> None:
         })""",
         source,
     )
+
+
+def _erase_lungs(page: Page) -> float:
+    """Seconds from a click that erases the lungs until the new score."""
+    return _withdraw(
+        page, LUNGS, take(page.get_by_role("radio", name=LUNGS).click, _find_score(page).wait_for)
+    )
+
+
+def _erase_box(page: Page) -> float:
+    """Seconds from the end of a drag until the new score."""
+    page.get_by_role("radio", name=BOX).click()
+    _settle(page)
+    film = page.locator(".stage")
+    film.scroll_into_view_if_needed()
+    box = film.bounding_box()
+    corners = [
+        (box["x"] + share * box["width"], box["y"] + share * box["height"]) for share in (0.3, 0.6)
+    ]
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    page.mouse.move(*corners[1], steps=4)
+    return _withdraw(page, BOX, take(page.mouse.up, _find_score(page).wait_for))
+
+
+def _find_score(page: Page) -> Locator:
+    return page.get_by_text(re.compile(r"becomes .*:"))
+
+
+def _withdraw(page: Page, part: str, seconds: float) -> float:
+    """Show the film as it is again. Returns ``seconds``."""
+    _settle(page)
+    page.get_by_role("radio", name=part).click()
+    _find_score(page).wait_for(state="hidden")
+    _settle(page)
+    return seconds
 
 
 def _settle(page: Page) -> None:
