@@ -26,6 +26,7 @@ LEFT_OUT = re.compile(  # of the README's table: what says little beside the oth
             "page's script",
             "page, kB.*Mbit",
             "layout shift.*Mbit",
+            "page, erase the lungs",
             "whole session",
             "decode a JPEG",
             "a million films",
