@@ -1,7 +1,6 @@
 """Small synthetic films, and the real data set where ``CXR_DATA`` names it."""
 
 import dataclasses
-import gc
 import importlib
 import io
 import json
@@ -85,14 +84,6 @@ def write_films(folder: Path, number: int, marks: dict[int, bytes] | None = None
     for i in range(number):
         mark = (marks or {}).get(i, f"no{i:04}".encode())
         (folder / f"film_{i:02}.png").write_bytes(samples[i % len(samples)].read_bytes() + mark)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def frozen_heap():
-    """Leave what is alive out of further garbage collections. Streamlit collects after each run of the
-    page, and with the graphs of earlier tests in the same process that takes seconds."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")
