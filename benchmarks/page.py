@@ -157,7 +157,9 @@ def visit(browser: Browser, url: str, link: Link, rounds: int) -> dict[str, list
         clicks.append(take(button.click, lambda before=before: _wait_for_another(page, before)))
         _settle(page)
         erasures.append(_erase_lungs(page))
+        _withdraw(page, LUNGS)
         drags.append(_erase_box(page))
+        _withdraw(page, BOX)
     measured["click on a sample, until its verdict and picture"] = clicks
     measured["erase the lungs, until the new score"] = erasures
     measured["drag a box, until the new score"] = drags
@@ -200,9 +202,7 @@ def _wait_for_another(page: Page, source: str) -> None:
 
 def _erase_lungs(page: Page) -> float:
     """Seconds from a click that erases the lungs until the new score."""
-    return _withdraw(
-        page, LUNGS, take(page.get_by_role("radio", name=LUNGS).click, _find_score(page).wait_for)
-    )
+    return take(page.get_by_role("radio", name=LUNGS).click, _find_score(page).wait_for)
 
 
 def _erase_box(page: Page) -> float:
@@ -218,20 +218,19 @@ def _erase_box(page: Page) -> float:
     page.mouse.move(*corners[0])
     page.mouse.down()
     page.mouse.move(*corners[1], steps=4)
-    return _withdraw(page, BOX, take(page.mouse.up, _find_score(page).wait_for))
+    return take(page.mouse.up, _find_score(page).wait_for)
 
 
 def _find_score(page: Page) -> Locator:
     return page.get_by_text(re.compile(r"becomes .*:"))
 
 
-def _withdraw(page: Page, part: str, seconds: float) -> float:
-    """Show the film as it is again. Returns ``seconds``."""
+def _withdraw(page: Page, part: str) -> None:
+    """Show the film as it is again."""
     _settle(page)
     page.get_by_role("radio", name=part).click()
     _find_score(page).wait_for(state="hidden")
     _settle(page)
-    return seconds
 
 
 def _settle(page: Page) -> None:

@@ -74,8 +74,9 @@ def choose() -> list[Source]:
     limits.watch_session()
     sample = st.query_params.get("sample")
     # the same containers in both cases, because the browser would forget an upload in others
-    row = st.container(horizontal=is_chosen(), gap="small")
-    with row.container(width=DROP_ZONE_PX if is_chosen() else "stretch"):
+    has_film = is_chosen()
+    row = st.container(horizontal=has_film, gap="small")
+    with row.container(width=DROP_ZONE_PX if has_film else "stretch"):
         uploads = st.file_uploader(
             "Drop chest X-rays anywhere: one, many, or a ZIP",
             key=drop_zone_key(),
@@ -91,8 +92,9 @@ def choose() -> list[Source]:
         )
         intake.listen()
     with row.container():
-        _offer_samples(sample)
-        _offer_recent(sample)
+        _offer_samples(sample, None if has_film else SAMPLES_HEIGHT_PX)
+        if has_film:
+            _offer_recent(sample)
     if sample in SAMPLES:
         return [Source(sample, sample, _sample_path(sample).read_bytes)]
     for sentence in limits.list_refusals():
@@ -100,13 +102,11 @@ def choose() -> list[Source]:
     return [Source(name_safely(file.name), file.file_id, file.getvalue) for file in uploads]
 
 
-def _offer_samples(chosen: str | None) -> None:
+def _offer_samples(chosen: str | None, height_px: int | None) -> None:
     tiles = [
         Tile(name, title, "", _make_thumbnail(name), name == chosen) for name, title in SAMPLES.items()
     ]
-    gallery.show(
-        "samples", "Samples", tiles, SAMPLE_PX, _show_sample, None if is_chosen() else SAMPLES_HEIGHT_PX
-    )
+    gallery.show("samples", "Samples", tiles, SAMPLE_PX, _show_sample, height_px)
     st.caption(
         "Each sample is a composite of nine children's films and shows no single patient. The unfamiliar "
         "one is rotated, and the refused one is a drawing."
@@ -118,8 +118,6 @@ def _offer_recent(sample: str | None) -> None:
     state, uploads = get_state(), [upload.file_id for upload in list_uploads()]
     for key in [key for key in state.recent if key not in SAMPLES and key not in uploads]:
         del state.recent[key]
-    if not is_chosen():
-        return
     shown = sample or (uploads[0] if len(uploads) == 1 else state.picked)
     tiles = [Tile(key, *face, False) for key, face in state.recent.items() if key != shown]
     if tiles:

@@ -113,6 +113,6 @@ def _ramp(side: int, low: float, high: float, soft_px: float) -> np.ndarray:
         float64 (side,).
     """
     places = np.arange(side) + 0.5
-    start = places - low * side if low > 0.0 else np.inf
-    end = high * side - places if high < 1.0 else np.inf
-    return np.clip(np.minimum(start, end) / soft_px + 0.5, 0.0, 1.0) * np.ones(side)
+    start = places - low * side if low > 0.0 else np.full(side, np.inf)
+    end = high * side - places if high < 1.0 else np.full(side, np.inf)
+    return np.clip(np.minimum(start, end) / soft_px + 0.5, 0.0, 1.0)
