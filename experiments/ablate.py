@@ -15,6 +15,7 @@ The official test split is not read.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from cxr import LungFinder, read_image
+from experiments.boxes import BOXES, UNSQUEEZED, unsqueeze_fold
 from experiments.folds import PATIENTS_FOLD, SERIES_FOLDS, Fold, make_folds
 from experiments.options import new_parser
 from training.averaging import WeightAverage, write_weights
@@ -61,6 +63,8 @@ LEVERS: dict[str, dict[str, float]] = {
     "dropout 0.5": {"dropout": 0.5},
     "weight decay 1e-3": {"weight_decay": 1e-3},
     "norms trained": {"freeze_norms": False},
+    "128 px": {"image_size": 128},
+    **{box: {} for box in BOXES},
 }
 
 
@@ -110,16 +114,19 @@ def study(
         other_labels = np.array([label for _, label, _ in listed])
     made = [fold for fold in make_folds(config.data, config) if fold.name in folds]
     for lever in levers:
+        films = made
+        if lever == UNSQUEEZED:
+            films = [unsqueeze_fold(fold, config.data, config.masks) for fold in made]
         for seed in range(SEEDS):
-            for fold in made:
+            for fold in films:
                 path = out / f"{lever}--{fold.name}--{seed}.npz"
                 if path.exists():
                     continue
                 changed = from_flat(TrainConfig, to_flat(config) | LEVERS[lever] | {"seed": seed})
-                model = run_probe(fold, changed, steps)
-                logits = {name: predict_logits(model, x)[:, 0] for name, x in _images(fold).items()}
-                if external:
-                    logits["external"] = predict_logits(model, others)[:, 0]
+                images = _images(fold) | ({"external": others} if external else {})
+                with BOXES.get(lever, contextlib.nullcontext)():
+                    model = run_probe(fold, changed, steps)
+                    logits = {name: predict_logits(model, x)[:, 0] for name, x in images.items()}
                 arrays = {
                     "inner_labels": fold.inner.labels,
                     "held_out_labels": fold.held_out.labels,

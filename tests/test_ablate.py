@@ -15,6 +15,7 @@ from experiments.ablate import (
     study,
     summarize,
 )
+from experiments.boxes import BOXES, ORIGINAL_SIZES
 from experiments.folds import SERIES_FOLDS, make_folds
 from tests.conftest import draw_film, draw_lungs, read_table
 from training.masks import find_mask, masks_beside
@@ -109,6 +110,23 @@ def test_a_study_keeps_its_runs_and_prints_its_tables(config, tmp_path, monkeypa
     sensitivity, specificity = np.mean(found, axis=0)
     expected = [sensitivity, specificity, (sensitivity + specificity) / 2, np.mean(found, axis=1).min()]
     assert thresholds["logit 0"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_study_tries_other_boxes(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.ablate.SEEDS", 1)
+    paths = [
+        p for fold in make_folds(config.data, config) for p in fold.train.paths + fold.held_out.paths
+    ]
+    masks = tmp_path / "masks"
+    masks.symlink_to(masks_beside(config.data), target_is_directory=True)
+    lines = [f"{path},300,200" for path in sorted(set(paths))]
+    (masks / ORIGINAL_SIZES).write_text("\n".join(["film,width,height", *lines]))
+    config = dataclasses.replace(config, masks=str(masks), image_size=64)  # four cells to pool
+    study(tmp_path / "runs", config, ["base", *BOXES], ["IM+bacteria"], None, 1)
+    found = {path.stem.split("--")[0]: np.load(path) for path in (tmp_path / "runs").glob("*.npz")}
+    assert set(found) == {"base", *BOXES}
+    for box in BOXES:  # the network never sees the same
+        assert not np.array_equal(found[box]["held_out"], found["base"]["held_out"]), box
 
 
 def test_a_probe_with_trained_norms_has_the_statistics_of_its_weights(config):

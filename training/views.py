@@ -123,8 +123,8 @@ def _cut_out(
     aspect = tf.exp(low + aspect * (high - low))
     area, aspect = (tf.where(whole < settings.whole_frame_share, 1.0, x) for x in (area, aspect))
     edges = []
-    for axis, side, place in ((0, tf.sqrt(area * aspect), left), (1, tf.sqrt(area / aspect), top)):
-        low, high = _find_edges(tf.reduce_sum(layers[..., 1], axis))
+    sides = (tf.sqrt(area * aspect), left), (tf.sqrt(area / aspect), top)
+    for (low, high), (side, place) in zip(find_edges(layers[..., 1]), sides, strict=True):
         start = low + place * (1.0 - side) * (high - low)
         edges.append((tf.maximum(start, 0.0), tf.minimum(start + side * (high - low), 1.0)))
     (x0, x1), (y0, y1) = edges
@@ -132,16 +132,19 @@ def _cut_out(
     return tf.concat([_stretch(cut[..., :1]), cut[..., 1:]], axis=-1)
 
 
-def _find_edges(profile: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The edges, as ``lung_box`` finds them, of the sums (F,) of a mask, as shares of the side."""
-    total = tf.cumsum(profile)
-    shares = total / tf.maximum(total[-1], 1e-6)
-    count = tf.cast(tf.size(profile), tf.float32)
-    low = tf.reduce_sum(tf.cast(shares < BOX_QUANTILE, tf.float32)) / count
-    high = 1.0 - tf.reduce_sum(tf.cast(shares > 1.0 - BOX_QUANTILE, tf.float32)) / count
-    low, high = (tf.where(total[-1] > 0.0, edge, whole) for edge, whole in ((low, 0.0), (high, 1.0)))
-    margin = MARGIN * (high - low)
-    return tf.maximum(low - margin, 0.0), tf.minimum(high + margin, 1.0)
+def find_edges(mask: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    """The box of a mask (F, F) as ``lung_box`` finds it: (x0, x1) and (y0, y1), shares of the side."""
+    edges = []
+    for axis in (0, 1):
+        total = tf.cumsum(tf.reduce_sum(mask, axis))
+        shares = total / tf.maximum(total[-1], 1e-6)
+        count = tf.cast(tf.size(total), tf.float32)
+        low = tf.reduce_sum(tf.cast(shares < BOX_QUANTILE, tf.float32)) / count
+        high = 1.0 - tf.reduce_sum(tf.cast(shares > 1.0 - BOX_QUANTILE, tf.float32)) / count
+        low, high = (tf.where(total[-1] > 0.0, edge, whole) for edge, whole in ((low, 0.0), (high, 1.0)))
+        margin = MARGIN * (high - low)
+        edges.append((tf.maximum(low - margin, 0.0), tf.minimum(high + margin, 1.0)))
+    return edges
 
 
 def _stretch(image: tf.Tensor) -> tf.Tensor:
