@@ -1,4 +1,4 @@
-"""Convert, quantize and validate a trained run, and prune it if asked to, then write ``models/``.
+"""Prune, convert, quantize and validate a trained run, then write ``models/``.
 
 Command::
 

@@ -2,7 +2,8 @@
 
 Command, after ``python -m export``::
 
-    python -m export.saved_model --run runs/NAME --lungs-run runs/lungs --out serving/pneumonia/1
+    python -m export.saved_model --run runs/NAME --models exported --lungs-run runs/lungs \
+        --out serving/pneumonia/1
 
 Decoding, finding the lungs, resizing, gray levels and calibration are in the graph, so a client posts
 files and receives probabilities. The networks run in float32 on TensorFlow's own kernels. The
