@@ -82,8 +82,8 @@ def cpu_seconds(pid: int) -> float:
     return sum(t.user + t.system + t.children_user + t.children_system for t in times)
 
 
-def _list_tree(pid: int | str) -> list[psutil.Process]:
-    process = psutil.Process(None if pid == "self" else int(pid))
+def _list_tree(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
 
 

@@ -21,15 +21,10 @@ TIMEOUT_S = 120
 
 
 class Visitor:
-    """One session. ``async with Visitor(url) as visitor`` opens and closes it.
-
-    Attributes:
-        messages: how many messages the server has sent, in all.
-    """
+    """One session. ``async with Visitor(url) as visitor`` opens and closes it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.messages = 0
         self._http = requests.Session()
         self._cached: dict[str, ForwardMsg] = {}
         self._session, self._drop_zone = "", ""
@@ -94,7 +89,6 @@ class Visitor:
 
     async def _receive(self) -> ForwardMsg:
         message = ForwardMsg.FromString(await asyncio.wait_for(self._socket.recv(), TIMEOUT_S))
-        self.messages += 1
         if message.WhichOneof("type") == "ref_hash":
             return self._cached[message.ref_hash]
         if message.metadata.cacheable:

@@ -90,10 +90,9 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"received {value}; accepted is 1 or more")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"received {text!r}; accepted is a whole number of 1 or more")
+    return int(text)
 
 
 def _predict(args: argparse.Namespace) -> int:

@@ -76,7 +76,9 @@ def decode_frame(
         found, precision, is_lossless = _read_jpeg(frame)
         check_scans(frame)
     if found != shape:
-        raise InvalidImageError("a DICOM film whose compressed image contradicts its header")
+        raise InvalidImageError(
+            f"a DICOM film whose compressed image is {_tell(found)}, while its header says {_tell(shape)}"
+        )
     if coding == "jpeg2000":
         _check_jpeg2000(frame, shape[2])
         pixels = imagecodecs.jpeg2k_decode(frame, numthreads=1)
@@ -87,11 +89,19 @@ def decode_frame(
     else:
         pixels = imagecodecs.jpeg8_decode(frame, outcolorspace="GRAYSCALE")
     if pixels.dtype.itemsize > 2 or pixels.shape not in (shape, shape[:2]):
-        raise InvalidImageError("a DICOM film whose compressed image contradicts its header")
+        raise InvalidImageError(
+            f"a DICOM film that decodes to {pixels.dtype} of shape {pixels.shape}, while its header says "
+            f"{_tell(shape)}"
+        )
     words = pixels.view(f"u{pixels.dtype.itemsize}")
     if pixels.dtype.kind == "i":  # only from JPEG 2000; the header may say unsigned
         words &= (1 << precision) - 1
     return words, precision
+
+
+def _tell(shape: tuple[int, int, int]) -> str:
+    rows, columns, samples = shape
+    return f"{columns} x {rows} px of {samples} sample{'s' if samples != 1 else ''}"
 
 
 def _decode_rle(frame: bytes, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
@@ -99,7 +109,9 @@ def _decode_rle(frame: bytes, shape: tuple[int, int, int], dtype: np.dtype) -> n
     rows, columns, samples = shape
     (planes,) = struct.unpack("<I", frame[:4])
     if planes != samples * dtype.itemsize:
-        raise InvalidImageError("a DICOM film whose compressed image contradicts its header")
+        raise InvalidImageError(
+            f"a DICOM film with {planes} planes of RLE, while its header needs {samples * dtype.itemsize}"
+        )
     size = math.prod(shape) * dtype.itemsize
     pixels = np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype, out=size), dtype)
     if samples == 1:
@@ -111,7 +123,9 @@ def _read_jpeg(frame: bytes) -> tuple[tuple[int, int, int], int, bool]:
     """Read rows, columns and components, bits, and whether it is lossless (T.81, B.2.2)."""
     at = 2
     if frame[:2] != bytes((0xFF, JPEG_START)):
-        raise InvalidImageError("a DICOM film whose compressed image contradicts its header")
+        raise InvalidImageError(
+            "a DICOM film whose compressed image is not the JPEG that its header names"
+        )
     for _ in range(MAX_SEGMENTS):
         if at + 10 > len(frame) or frame[at] != 0xFF or frame[at + 1] == JPEG_SCAN:
             break
@@ -126,7 +140,9 @@ def _read_jpeg(frame: bytes) -> tuple[tuple[int, int, int], int, bool]:
 def _read_jpeg2000(frame: bytes) -> tuple[tuple[int, int, int], int]:
     """Read rows, columns and components, and bits from the SIZ segment (T.800, A.5.1)."""
     if not frame.startswith(JPEG2000_START):
-        raise InvalidImageError("a DICOM film whose compressed image contradicts its header")
+        raise InvalidImageError(
+            "a DICOM film whose compressed image is not the JPEG 2000 that its header names"
+        )
     right, bottom, left, top = struct.unpack(">4I", frame[8:24])
     (components,) = struct.unpack(">H", frame[40:42])
     return (bottom - top, right - left, components), (frame[42] & 0x7F) + 1

@@ -78,8 +78,9 @@ class DecoderPool:
             data: the file, or a function that reads it. The function is called when the file's turn has
                 come, in another thread, so that those who wait hold no file in memory; it is called again
                 if the film is large and another large one is being decoded.
-            on_wait: called in this thread about four times a second with the number of films that wait
-                before this one. If it raises, decoding ends, and the exception is raised here.
+            on_wait: called in this thread about four times a second with the number of films that wait or
+                are decoded before this one, 0 once it is decoded itself. If it raises, decoding ends, and
+                the exception is raised here.
 
         Returns:
             Pixels, uint8 (H, W); and notes.
@@ -112,6 +113,7 @@ class DecoderPool:
         while on_wait and concurrent.futures.wait([future], TICK_S).not_done:
             with self._lock:
                 ahead = sum(other < ticket for other in self._waiting)
+                ahead += len(self._running) if ticket in self._waiting else 0
             on_wait(ahead)
         return future.result()
 
@@ -182,7 +184,7 @@ class DecoderPool:
         try:
             return _Worker()
         except OSError as error:
-            raise InvalidImageError(NO_PROCESS) from error
+            raise InvalidImageError(NO_PROCESS, is_temporary=True) from error
 
     def _decode(
         self, worker: _Worker, data: bytes, has_room: bool
@@ -258,7 +260,7 @@ class _Worker:
         try:
             self._is_ready = "ready" in self._receive_answer()
         except Exception as error:
-            raise InvalidImageError(NOT_STARTED) from error
+            raise InvalidImageError(NOT_STARTED, is_temporary=True) from error
 
     def _receive_answer(self) -> dict[str, Any]:
         return json.loads(receive(self._process.stdout, MAX_ANSWER_BYTES) or b"")

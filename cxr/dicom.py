@@ -41,7 +41,6 @@ NEEDED = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "
 GRAY = ("MONOCHROME1", "MONOCHROME2")
 COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 TAGS = (
-    "SOPClassUID",
     "Modality",
     "ViewPosition",
     "ViewCodeSequence",
@@ -61,7 +60,6 @@ TAGS = (
     "PixelPaddingRangeLimit",
     "RescaleIntercept",
     "RescaleSlope",
-    "RescaleType",
     "WindowCenter",
     "WindowWidth",
     "VOILUTFunction",

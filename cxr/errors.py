@@ -14,11 +14,17 @@ ACCEPTED = (
 
 
 class InvalidImageError(ValueError):
-    """The image cannot be scored; the message says what was received and what is accepted."""
+    """The image cannot be scored; the message says what was received and what is accepted.
 
-    def __init__(self, received: str) -> None:
+    Attributes:
+        received: what was received.
+        is_temporary: whether the machine is the reason, and not the file.
+    """
+
+    def __init__(self, received: str, is_temporary: bool = False) -> None:
         super().__init__(f"Received {received}; accepted is {ACCEPTED}.")
         self.received = received
+        self.is_temporary = is_temporary
 
 
 class InvalidModelError(ValueError):

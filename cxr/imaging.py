@@ -96,7 +96,7 @@ def read_film(file: ImageFile, on_wait: Callable[[int], None] | None = None) -> 
     Raises:
         InvalidImageError: if the file cannot be read, also if the path does not exist.
     """
-    return Film(*shared_pool().decode(_make_reader(file), on_wait))
+    return Film(*shared_pool().decode(make_reader(file), on_wait))
 
 
 def decode_film(data: bytes, admit: Callable[[int, int], None] = check_size) -> Film:
@@ -221,12 +221,13 @@ def _has_more(image: Image.Image, data: bytes) -> bool:
     return getattr(image, "is_animated", False)
 
 
-def _make_reader(file: ImageFile) -> bytes | Callable[[], bytes]:
-    """A function that reads the file, more than once if need be; its bytes if that cannot be."""
+def make_reader(file: ImageFile) -> Callable[[], bytes]:
+    """A function that reads the file, perhaps twice; what cannot be read twice is read at once."""
     if callable(file) or isinstance(file, (str, os.PathLike)):
         return functools.partial(_read_bytes, file)
     if not file.seekable():
-        return _read_bytes(file)
+        data = _read_bytes(file)
+        return lambda: data
     start = file.tell()
 
     def read() -> bytes:

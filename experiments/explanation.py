@@ -147,8 +147,8 @@ def _test_against_gradients(
     run: Path, images: list[np.ndarray], predictions: list[Prediction], size: int
 ) -> list[str]:
     """Compare the evidence with Grad-CAM of the run's float network, and Grad-CAM with itself after the
-    weights are replaced by random ones from the head downwards (Adebayo et al. 2018). Correlations are
-    those over the lungs."""
+    weights are replaced by random ones from the head downwards (Adebayo et al. 2018). The first
+    correlation is over the lungs, the others over the whole box."""
     tf_keras.utils.set_random_seed(0)
     _, model = load_exported(run)
     lungs = [p.lungs for p in predictions]

@@ -124,6 +124,17 @@ def measure_splits(
     return metrics
 
 
+def measure_points(
+    scored: dict[str, ScoredFilms], calibration: Calibration
+) -> dict[str, dict[str, list[float]]]:
+    """Sensitivity and specificity at other thresholds on ``validation`` and ``test``, for a card."""
+    splits = {name: scored[name] for name in ("validation", "test")}
+    return {
+        name: calibration.operating_points(films.labels, films.scores.logits)
+        for name, films in splits.items()
+    }
+
+
 def _measure_cause(films: ScoredFilms) -> dict[str, float]:
     """AUROC of virus against bacteria on the images with pneumonia."""
     sick = films.labels == 1
@@ -165,7 +176,9 @@ def measure_again(model: Path, data: str, external: Path | None) -> None:
     novelty = card.novelty and NoveltyModel.from_json(card.novelty)
     dataclasses.replace(
         card,
+        provenance=card.provenance | ({"external": external.name} if external else {}),
         metrics=measure_splits(scored, calibration, novelty),
+        operating_points=measure_points(scored, calibration),
         lung_tests={
             "validation": measure_lungs(classifier, validation.films, train),
             "test": measure_lungs(classifier, test, train),

@@ -23,7 +23,7 @@ from training.sources import LabelledImages
 CALIBRATION_FILMS = 256
 RANGE_PERCENTILES = (0.02, 99.98)
 FLOAT_LAYERS = (
-    "StatefulPartitionedCall.*",  # logit, cause, evidence and embedding
+    "StatefulPartitionedCall.*",  # evidence, cause and embedding
     ".*/(rescaling|normalization|stem_|block1a_).*",
 )
 SAMPLES_PER_FILM = 2048  # values kept of each tensor
@@ -32,10 +32,10 @@ Range = tuple[float, float]
 
 
 def choose_calibration_films(train: LabelledImages, count: int = CALIBRATION_FILMS) -> np.ndarray:
-    """Training images, as many of each class where there are enough.
+    """Training images with their masks, as many of each class where there are enough.
 
     Returns:
-        uint8 (N, S, S, 1).
+        uint8 (N, F, F, 2).
     """
     rng = np.random.default_rng(0)
     chosen = []

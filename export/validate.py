@@ -16,7 +16,7 @@ from cxr.classifier import Classifier
 from cxr.latency import measure_latency
 from cxr.lungs import FILE, LungFinder
 from cxr.model_card import ModelCard
-from export.measure import measure_splits, score, score_splits
+from export.measure import measure_points, measure_splits, score, score_splits
 from training.calibration import THRESHOLD, Calibration, calibrate, fit_calibration
 from training.lung_tests import measure_lungs
 from training.metrics import map_correlation
@@ -166,10 +166,7 @@ def measure_model(
         cause={"temperature": temperature, "offset": offset},
         evidence_scale=scale,
         metrics=measure_splits(scored, calibration, novelty),
-        operating_points={
-            "validation": calibration.operating_points(labels, plain.logits),
-            "test": calibration.operating_points(test.labels, tested.logits),
-        },
+        operating_points=measure_points(scored, calibration),
         novelty=novelty and novelty.to_json(),
     )
     if in_full:

@@ -52,9 +52,9 @@ except InvalidModelError as error:
     st.stop()
 classifier = model.classifier
 
-sources = film.choose()
+sources, anyway = film.choose(), False
 if batch.is_many(sources):
-    source = batch.show(sources, classifier)
+    source, anyway = batch.show(sources, classifier)
 else:
     source = sources[0] if sources else None
     if source is None:
@@ -73,8 +73,8 @@ except InvalidImageError as error:
     st.stop()
 
 prediction = classifier.predict(chest_film.pixels)
-screening.show(prediction, chest_film, classifier)
-if not screening.admits(prediction, chest_film):
+screening.show(prediction, chest_film, classifier, anyway)
+if not screening.admits(prediction, chest_film, anyway):
     screening.refuse(prediction, chest_film, classifier.card)
     sidebar.describe_model(classifier)
     st.stop()
@@ -91,8 +91,8 @@ with right:
     if not screening.is_refused(prediction):  # test figures say nothing about such an image
         verdict.explain(prediction, classifier.card)
         threshold.explore(prediction, classifier.card, bar)
-    (measured,) = latency.measure([classifier], chest_film, prediction)
-    latency.show(prediction, measured, model, chest_film.decode_ms, drawing.draw_ms)
+    (measured,), is_alone = latency.measure([classifier], chest_film, prediction)
+    latency.show(prediction, measured, is_alone, model, chest_film.decode_ms, drawing.draw_ms)
 try:
     comparison.show(chest_film, classifier.num_threads)
 except InvalidModelError as error:

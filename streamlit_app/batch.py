@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 import math
@@ -22,7 +21,6 @@ from streamlit_app import gallery
 from streamlit_app.archive import is_archive, unpack
 from streamlit_app.film import Source, tell_queue
 from streamlit_app.gallery import Tile
-from streamlit_app.screening import override
 from streamlit_app.state import BATCH_ANYWAY, BATCH_ORDER, BATCH_VIEW, get_state
 from streamlit_app.verdict import tell_briefly, tell_label
 from streamlit_app.viewer import shrink, to_data_url
@@ -50,12 +48,16 @@ def is_many(sources: Sequence[Source]) -> bool:
     return len(sources) > 1 or any(is_archive(source.read()) for source in sources)
 
 
-def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
-    """Score all films; a bad file is a row, too. Returns the film that the visitor has picked."""
+def show(sources: Sequence[Source], classifier: Classifier) -> tuple[Source | None, bool]:
+    """Score all films; a bad file is a row, too.
+
+    Returns:
+        The film that the visitor has picked, and whether the scores of refused films are wanted too.
+    """
     films = list(itertools.islice(unpack(sources), MAX_FILMS + 1))
     if not films:
         st.error("This archive cannot be scored. Received a ZIP archive without files.")
-        return None
+        return None, False
     if len(films) > MAX_FILMS:
         st.warning(f"Received more than {MAX_FILMS} files; the first {MAX_FILMS} are scored.")
         films = films[:MAX_FILMS]
@@ -83,13 +85,11 @@ def show(sources: Sequence[Source], classifier: Classifier) -> Source | None:
     picked = get_state().picked
     if picked not in keys:
         st.caption("Pick a film to see it with its evidence.")
-        return None
+        return None, anyway
     st.divider()
     at = keys.index(picked)
     _offer_steps(keys, at)
-    if anyway and rows_shown[at]["screening"] == REFUSED:
-        override(hashlib.sha256(films_shown[at].read()).hexdigest())
-    return films_shown[at]
+    return films_shown[at], anyway
 
 
 def _rank(row: Row, order: str) -> float:
@@ -237,7 +237,7 @@ def _summarize(rows: Sequence[Row]) -> None:
 
 
 def _to_csv(rows: Sequence[Row]) -> str:
-    """The same CSV as ``python -m cxr predict --format csv`` writes."""
+    """A CSV with the columns of ``python -m cxr predict --format csv``."""
     file = io.StringIO()
     write_csv(rows, file)
     return file.getvalue()

@@ -30,7 +30,7 @@ def show(film: ShownFilm, num_threads: int) -> None:
         return
     classifiers = [load_model(name, num_threads).classifier for name in MODEL_NAMES]
     predictions = [classifier.predict(film.pixels) for classifier in classifiers]
-    times = measure(classifiers, film, predictions[0])
+    times, _ = measure(classifiers, film, predictions[0])
     with st.sidebar:
         _show_numbers(classifiers, predictions, times)
     st.subheader("Evidence, int8 and float32", anchor=False)
@@ -39,11 +39,13 @@ def show(film: ShownFilm, num_threads: int) -> None:
         st.columns(len(classifiers), gap="large"), classifiers, predictions, strict=True
     ):
         card = classifier.card
-        overlay = overlay_evidence(pixels, prediction.evidence, card.evidence_scale)
+        picture = pixels
+        if prediction.screening != REFUSED:  # there it means nothing
+            picture = overlay_evidence(pixels, prediction.evidence, card.evidence_scale)
         caption = f"{card.variant}: probability {_tell(prediction, card)}"
         if prediction.screening not in (None, TYPICAL):
             caption += f" ({prediction.screening})"
-        column.image(overlay, caption=caption, width="stretch", alt=f"Evidence of {card.variant}")
+        column.image(picture, caption=caption, width="stretch", alt=f"Evidence of {card.variant}")
 
 
 def _tell(prediction: Prediction, card: ModelCard) -> str:

@@ -44,7 +44,7 @@ DROP_ZONE_PX = 208  # beside the samples
 SAMPLES_HEIGHT_PX = 118  # with their names, and a bar to scroll them on a phone
 RECENT_PX = 56
 MAX_RECENT = 8
-MAX_KEPT_BYTES = 200 * 2**20  # of decoded films, in all sessions together
+MAX_KEPT_BYTES = 200 * 2**20  # of decoded films and their pictures, in all sessions together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +116,10 @@ def _offer_samples(chosen: str | None, height_px: int | None) -> None:
 def _offer_recent(sample: str | None) -> None:
     """Show the other films that this session has shown and still has, and a way to close this one."""
     state, uploads = get_state(), [upload.file_id for upload in list_uploads()]
-    for key in [key for key in state.recent if key not in SAMPLES and key not in uploads]:
-        del state.recent[key]
-    shown = sample or (uploads[0] if len(uploads) == 1 else state.picked)
+    for key in list(state.recent):
+        if key not in SAMPLES and key.partition("/")[0] not in uploads:  # FILE/INDEX in a ZIP
+            del state.recent[key]
+    shown = sample or state.picked
     tiles = [Tile(key, *face, False) for key, face in state.recent.items() if key != shown]
     if tiles:
         gallery.show("recent", "Films shown before", tiles, RECENT_PX, _show_again)
@@ -183,7 +184,8 @@ def decode(source: Source) -> ShownFilm:
     queue = st.empty()  # in each run, because elements that follow would lose their state otherwise
     slot = get_state().slot
     if slot.key != source.key:
-        slot.key, slot.film, slot.error = source.key, None, None
+        slot.key = source.key
+        slot.empty()
     if slot.error is not None:  # a hostile file must not cost as much again in each run
         raise slot.error
     shown = slot.film or _decode(source, slot, queue)
@@ -194,23 +196,19 @@ def decode(source: Source) -> ShownFilm:
 def _decode(source: Source, slot: FilmSlot, queue: DeltaGenerator) -> ShownFilm:
     start, digest = time.perf_counter(), ""
 
-    def wait(ahead: int) -> None:
-        nonlocal start
-        if ahead:  # the time for other films does not count
-            start = time.perf_counter()
-        tell_queue(queue, ahead)
-
     def read() -> bytes:
-        nonlocal digest
+        nonlocal start, digest
+        start = time.perf_counter()  # the time for other films does not count
         data = source.read()
         digest = hashlib.sha256(data).hexdigest()
         return data
 
     try:
         with st.spinner("Reading the film"):
-            film = read_film(read, wait)
+            film = read_film(read, lambda ahead: tell_queue(queue, ahead))
     except InvalidImageError as error:
-        slot.error = error
+        if not error.is_temporary:
+            slot.error = error
         raise
     decode_ms = (time.perf_counter() - start) * 1e3
     queue.empty()
@@ -227,16 +225,16 @@ def tell_queue(place: DeltaGenerator, ahead: int) -> None:
 
 
 def _keep(slot: FilmSlot, film: ShownFilm) -> None:
-    """Keep a film for the next run of its session, and drop the films that were shown least recently."""
+    """Keep a film for the next run of its session, and empty the slots that were used least recently."""
     slot.film, slot.used = film, time.monotonic()
     with _slots_lock:
         _slots.add(slot)
         total = 0
         for other in sorted(_slots, key=lambda other: other.used, reverse=True):
-            kept = other.film
-            total += 0 if kept is None else kept.pixels.nbytes
-            if total > MAX_KEPT_BYTES:
-                other.film = None
+            kept, full = other.film, other.full
+            total += (0 if kept is None else kept.pixels.nbytes) + (0 if full is None else len(full[1]))
+            if total > MAX_KEPT_BYTES and other.film is not None:
+                other.empty()
 
 
 def _sample_path(sample: str) -> Path:

@@ -18,26 +18,30 @@ COMPARED_REPEATS, COMPARED_MS = 30, 300.0  # of a comparison, which a visitor as
 COLORS = ("#7a8a99", "#5b7fb5", "#4c9aa8", "#0f7b8a", "#8fb8a0", "#e0a458")
 
 
-def measure(classifiers: Sequence[Classifier], film: ShownFilm, prediction: Prediction) -> list[Latency]:
+def measure(
+    classifiers: Sequence[Classifier], film: ShownFilm, prediction: Prediction
+) -> tuple[list[Latency], bool]:
     """Measure warm runs on this film, once and not in each run of the page; the models take turns.
 
     Two measurements at the same time would slow each other, so while another session measures there is
-    a single timed run.
+    a single timed run, which is not kept.
+
+    Returns:
+        A ``Latency`` for each model, and whether no other session was measuring.
     """
     key = (film.digest, film.was_inverted, *((c.card.sha256, c.num_threads) for c in classifiers))
     kept, count = get_state().latencies, len(classifiers)
-    if count not in kept or kept[count][0] != key:
-        turn = _turn()
-        is_alone = turn.acquire(blocking=False)
-        try:
-            repeats, budget_ms = (REPEATS, BUDGET_MS) if count == 1 else (COMPARED_REPEATS, COMPARED_MS)
-            if not is_alone:
-                budget_ms = 0.0
-            kept[count] = key, measure_latency(classifiers, prediction, repeats, 1, budget_ms)
-        finally:
-            if is_alone:
-                turn.release()
-    return kept[count][1]
+    if count in kept and kept[count][0] == key:
+        return kept[count][1], True
+    turn = _turn()
+    if not turn.acquire(blocking=False):
+        return measure_latency(classifiers, prediction, repeats=1, warmup=1), False
+    try:
+        repeats, budget_ms = (REPEATS, BUDGET_MS) if count == 1 else (COMPARED_REPEATS, COMPARED_MS)
+        kept[count] = key, measure_latency(classifiers, prediction, repeats, 1, budget_ms)
+    finally:
+        turn.release()
+    return kept[count][1], True
 
 
 @st.cache_resource
@@ -46,7 +50,12 @@ def _turn() -> threading.Lock:
 
 
 def show(
-    prediction: Prediction, latency: Latency, model: LoadedModel, decode_ms: float, draw_ms: float
+    prediction: Prediction,
+    latency: Latency,
+    is_alone: bool,
+    model: LoadedModel,
+    decode_ms: float,
+    draw_ms: float,
 ) -> None:
     """Show the stages of this film as one bar, then warm inference, and the first use of the model."""
     stages = {"decode": decode_ms, **prediction.latency_ms, "draw": draw_ms}
@@ -58,7 +67,8 @@ def show(
         "and *draw* makes the page's pictures (resize, color, encode)."
     )
     threads = "1 thread" if latency.num_threads == 1 else f"{latency.num_threads} threads"
-    runs = f"{latency.runs} warm run{'s' if latency.runs > 1 else ' (another film is being measured)'}"
+    runs = f"{latency.runs} warm run{'s' if latency.runs > 1 else ''}"
+    runs += "" if is_alone else " (another film is being measured)"
     st.markdown(
         f"Both networks, warm: median **{latency.median_ms():.1f} ms** ({latency.median_ms('lungs'):.1f} "
         f"for the lungs, {latency.median_ms('classifier'):.1f} for the classifier), slowest "

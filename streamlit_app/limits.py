@@ -42,6 +42,7 @@ MAX_SERVER_BYTES = 512 * 2**20
 MIN_FILE_BYTES = 2**16  # the least that a file counts, so that a million empty files are refused
 FRAMING_BYTES = 2**20  # the most that the body of a request adds to a file
 MAX_REFUSALS = 1000  # remembered for a session
+MAX_NAME = 64  # characters of Streamlit's name of a file; a longer one is not Streamlit's
 GRACE_S = 60.0  # for a tab to come back after its connection broke off
 SWEEP_S = 5.0
 IDLE_S = 15.0  # until an upload of which nothing comes is given up
@@ -99,9 +100,11 @@ def sweep(now: float) -> None:
             _seen[session] = now
         elif now - last > GRACE_S:
             runtime.close_session(session)
-            _refused.pop(session, None)
             del _seen[session]
             closed = True
+    for session in list(_refused):
+        if session not in _seen and not runtime.is_active_session(session):
+            del _refused[session]
     for session in list(runtime.uploaded_file_mgr.file_storage):  # an upload may outlast its session
         if session not in _seen and not runtime.is_active_session(session):
             runtime.uploaded_file_mgr.remove_session_files(session)
@@ -170,7 +173,7 @@ async def _take(app: Starlette, scope: Scope, receive: Receive, send: Send) -> N
             del _arriving[upload]
         return
     refused = _refused.setdefault(session, {})
-    if len(refused) < MAX_REFUSALS:
+    if len(refused) < MAX_REFUSALS and len(file) <= MAX_NAME:
         refused[file] = size, refusal
     try:
         async for _ in request.stream():

@@ -25,8 +25,9 @@ def as_shown(film: ShownFilm) -> ShownFilm:
     return dataclasses.replace(film, pixels=255 - film.pixels, was_inverted=True)
 
 
-def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> None:
-    """Show notes on the file, offer to invert it, and warn if the film is unfamiliar."""
+def show(prediction: Prediction, film: ShownFilm, classifier: Classifier, anyway: bool) -> None:
+    """Show notes on the file, offer to invert it, and warn if the film is unfamiliar or refused. With
+    ``anyway`` the visitor wants the scores of all refused films."""
     for note in (*film.notes, *tell_lungs(prediction)):
         st.info(note)
     if film.was_inverted:
@@ -41,10 +42,11 @@ def show(prediction: Prediction, film: ShownFilm, classifier: Classifier) -> Non
             _request_inversion,
             film,
         )
-    if prediction.screening == REFUSED and film.digest in get_state().overridden:
+    if is_refused(prediction) and admits(prediction, film, anyway):
         reason, _ = tell_refusal(prediction, classifier.card)
         st.error(f"**The score below means nothing.** {reason}. You asked for the score anyway.")
-        st.button("Withdraw the score", on_click=_withdraw_override, args=(film.digest,))
+        if not anyway:
+            st.button("Withdraw the score", on_click=_withdraw_override, args=(film.digest,))
     if prediction.screening == UNFAMILIAR:
         card = classifier.card
         st.warning(
@@ -58,9 +60,9 @@ def is_refused(prediction: Prediction) -> bool:
     return prediction.screening == REFUSED
 
 
-def admits(prediction: Prediction, film: ShownFilm) -> bool:
+def admits(prediction: Prediction, film: ShownFilm, anyway: bool) -> bool:
     """Whether the score is shown, because the film is not refused or the visitor wants it anyway."""
-    return not is_refused(prediction) or film.digest in get_state().overridden
+    return anyway or not is_refused(prediction) or film.digest in get_state().overridden
 
 
 def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
@@ -80,7 +82,7 @@ def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
         st.markdown(
             "If you want to see its score nevertheless, it is marked as refused, and it means nothing."
         )
-        st.button("Score it anyway", on_click=override, args=(film.digest,))
+        st.button("Score it anyway", on_click=_override, args=(film.digest,))
 
 
 def tell_refusal(prediction: Prediction, card: ModelCard) -> tuple[str, str]:
@@ -129,8 +131,7 @@ def name_external(card: ModelCard) -> str:
     return EXTERNAL.get(name, f"films from another hospital ({name.replace('_', ' ')})")
 
 
-def override(digest: str) -> None:
-    """Show the score of the file with this sha256 although it is refused."""
+def _override(digest: str) -> None:
     get_state().overridden.add(digest)
 
 

@@ -1,6 +1,6 @@
 """What a visitor's session keeps from one run of the page to the next, and the keys of its widgets.
 
-``st.session_state`` holds one ``PageState`` and the values of the widgets. No other module names them.
+``st.session_state`` holds one ``PageState`` and the values of the widgets.
 """
 
 from __future__ import annotations
@@ -51,14 +51,21 @@ class FilmSlot:
     Attributes:
         key: the key of its file.
         film: the film as it was decoded, or None.
+        full: whether the film is inverted, and a data URL of it in its own resolution; None until the
+            visitor enlarges it.
         error: why the file cannot be scored, or None.
         used: when it was last shown, by the monotonic clock, s.
     """
 
     key: str = ""
     film: ShownFilm | None = None
+    full: tuple[bool, str] | None = None
     error: InvalidImageError | None = None
     used: float = 0.0
+
+    def empty(self) -> None:
+        """Forget the film and what was made of it."""
+        self.film = self.full = self.error = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +101,6 @@ class PageState:
         inversion_requested: digests of the films that the visitor wants to see inverted.
         overridden: digests of the refused films whose score the visitor wants to see.
         drawing: what the drawing depends on, and the drawing.
-        full: what the film in its own resolution depends on, and that as a data URL.
         latencies: by the number of models, what the measurements depend on, and the measurements.
     """
 
@@ -107,7 +113,6 @@ class PageState:
     inversion_requested: set[str] = dataclasses.field(default_factory=set)
     overridden: set[str] = dataclasses.field(default_factory=set)
     drawing: tuple[Hashable, Drawing] | None = None
-    full: tuple[Hashable, str] | None = None
     latencies: dict[int, tuple[Hashable, list[Latency]]] = dataclasses.field(default_factory=dict)
 
 
@@ -116,6 +121,14 @@ def get_state() -> PageState:
     if PAGE_STATE not in st.session_state:
         st.session_state[PAGE_STATE] = PageState()
     return st.session_state[PAGE_STATE]
+
+
+def find_pixels(film: ShownFilm) -> np.ndarray | None:
+    """The pixels of a film, uint8 (H, W), as decoded; None if the session no longer has them."""
+    decoded = get_state().slot.film
+    if decoded is None or decoded.digest != film.digest:
+        return None
+    return 255 - decoded.pixels if film.was_inverted else decoded.pixels
 
 
 def drop_zone_key() -> str:

@@ -17,7 +17,7 @@ from cxr.classifier import STRIDE
 from cxr.explanation import OUTLINE, color_evidence, locate_evidence, outline_lungs
 from cxr.imaging import WHOLE
 from cxr.novelty import REFUSED
-from streamlit_app.state import VIEWER, Drawing, ShownFilm, get_state
+from streamlit_app.state import VIEWER, Drawing, ShownFilm, find_pixels, get_state
 
 FOLDER = Path(__file__).resolve().parent
 SHOWN_PX = 1024  # longer side on the page; larger images would take long to send
@@ -89,10 +89,12 @@ def tell_place(prediction: Prediction, card: ModelCard) -> str:
     shares = locate_evidence(prediction.evidence, prediction.lungs)
     if not shares or not is_visible(prediction, card):
         return "No place in the lungs shows evidence for pneumonia."
-    (first, share), (second, _), *_ = shares.items()
+    (first, share), (second, other), *_ = shares.items()
     if share >= 0.5:
         return f"Most of the evidence lies in the {first} zone."
-    return f"Most of the evidence lies in the {first} and {second} zones."
+    if share + other >= 0.5:
+        return f"Most of the evidence lies in the {first} and {second} zones."
+    return f"The evidence is spread over the lungs, most of all in the {first} and {second} zones."
 
 
 def tell_resolution(film: ShownFilm, prediction: Prediction, card: ModelCard) -> str:
@@ -161,14 +163,12 @@ def make_drawing(film: np.ndarray, prediction: Prediction, card: ModelCard) -> D
 
 def _draw_full(film: ShownFilm) -> str | None:
     """The film in its own resolution, or None where the server no longer has it decoded."""
-    key, state = (film.digest, film.was_inverted), get_state()
-    if state.full is None or state.full[0] != key:
-        decoded = state.slot.film
-        if decoded is None or decoded.digest != film.digest:
-            return None
-        pixels = shrink(decoded.pixels, FULL_PX)
-        state.full = key, _encode(255 - pixels if film.was_inverted else pixels)
-    return state.full[1]
+    slot, pixels = get_state().slot, find_pixels(film)
+    if pixels is None:
+        return None
+    if slot.full is None or slot.full[0] != film.was_inverted:
+        slot.full = film.was_inverted, _encode(shrink(pixels, FULL_PX))
+    return slot.full[1]
 
 
 def _encode(pixels: np.ndarray) -> str:

@@ -11,7 +11,7 @@ from cxr.lungs import upsample
 from cxr.rounding import format_probability
 from streamlit_app import viewer
 from streamlit_app.screening import is_refused
-from streamlit_app.state import WHAT_IF, Drawing, ShownFilm
+from streamlit_app.state import WHAT_IF, Drawing, ShownFilm, find_pixels
 from streamlit_app.verdict import tell_verdict
 from streamlit_app.viewer import Box, shrink, to_data_url
 
@@ -51,16 +51,19 @@ def examine(film: ShownFilm, drawing: Drawing, prediction: Prediction, classifie
         )
     if part is None or (part == BOX and box is None):
         return
-    altered = erase(film.pixels, select(part, prediction.lungs, box, film.pixels.shape))
+    pixels, before = find_pixels(film), prediction
+    if pixels is None:  # a score of fewer pixels is compared with another one of as many
+        pixels, before = film.pixels, classifier.predict(film.pixels, prediction.lungs)
+    altered = erase(pixels, select(part, prediction.lungs, box, pixels.shape))
     # the lungs may not be found where they are erased, so their place is kept
     again = classifier.predict(altered, None if part == SURROUNDINGS else prediction.lungs)
     left, right = st.columns([2, 3])
     left.image(to_data_url(shrink(altered, SHOWN_PX), "JPEG", quality=85), alt=f"The film after: {part}")
     card = classifier.card
-    before, after = (
-        format_probability(p.probability, card.threshold, *card.uncertain) for p in (prediction, again)
+    first, second = (
+        format_probability(p.probability, card.threshold, *card.uncertain) for p in (before, again)
     )
-    right.markdown(f"**{before} becomes {after}:** {tell_verdict(again, card).lower()}")
+    right.markdown(f"**{first} becomes {second}:** {tell_verdict(again, card).lower()}")
     if part != BOX:
         expected = "comes near 0.5" if part == LUNGS else "stays where it was"
         right.caption(

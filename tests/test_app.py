@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 import cxr
 import cxr.classifier
+from cxr.decoding import NO_PROCESS
 from cxr.explanation import outline_lungs
 from cxr.lungs import Lungs
 from streamlit_app import film, latency, viewer
@@ -297,10 +298,32 @@ def test_the_place_in_the_queue_is_told():
     assert told == ["Waiting: 2 films are before yours.", "Waiting: 1 film is before yours."]
 
 
+def test_a_failure_of_the_machine_is_not_kept_as_one_of_the_file(page, monkeypatch):
+    def fail(*_):
+        raise cxr.InvalidImageError(NO_PROCESS, is_temporary=True)
+
+    monkeypatch.setattr("streamlit_app.film.read_film", fail)
+    upload(page, "film.png", png(NORMAL))
+    assert "cannot be decoded now" in page.error[0].value
+    monkeypatch.undo()
+    page.run()
+    assert not page.error
+    assert page.subheader[0].value.startswith("Pneumonia unlikely")
+
+
+def test_a_comparison_colors_no_refused_film(page, monkeypatch):
+    upload(page, "photograph.png", png(PHOTOGRAPH))
+    next(b for b in page.button if b.label == "Score it anyway").click().run()
+    monkeypatch.setattr("streamlit_app.comparison.overlay_evidence", None)
+    page.toggle(key="compare").set_value(True).run()
+    assert not page.exception
+    assert [s.value for s in page.subheader if "int8 and float32" in s.value]
+
+
 def test_while_another_film_is_measured_there_is_a_single_timed_run(page):
     with latency._turn():  # another session measures
         show_sample(page, "normal_1")
     assert not page.exception
     assert any("of 1 warm run (another film is being measured)" in m.value for m in page.markdown)
-    show_sample(page, "normal_2")
+    page.run()  # such a run is not kept
     assert any(re.search(r"of \d+ warm runs", m.value) for m in page.markdown)

@@ -49,6 +49,33 @@ def test_a_zip_gets_a_table_in_which_a_bad_file_is_a_row(page):
     assert table.screening["photograph.png"] == "refused"
 
 
+def test_scores_of_refused_films_are_shown_and_withheld_again(page):
+    upload(page, "films.zip", archive({"photograph.png": png(PHOTOGRAPH), "normal.png": NORMAL}))
+    state = page.session_state.page_state
+    state.picked = next(key for (key, _), row in state.rows.items() if row["path"] == "photograph.png")
+    page.run()
+    assert page.subheader[1].value.startswith("Not scored")
+    page.checkbox[0].check().run()
+    assert "Refused film, scored anyway" in page.subheader[1].value
+    assert "Withdraw the score" not in [button.label for button in page.button]  # the box does it
+    page.checkbox[0].uncheck().run()
+    assert not page.exception
+    assert page.subheader[1].value.startswith("Not scored")
+
+
+def test_a_film_of_a_zip_stays_among_the_films_shown_before(page):
+    upload(page, "films.zip", archive({"one.png": NORMAL, "two.png": NORMAL}))
+    state = page.session_state.page_state
+    keys = [key for key, _ in state.rows]
+    for key in keys:
+        state.picked = key
+        page.run()
+    assert not page.exception
+    assert list(state.recent) == keys
+    show_sample(page, "pneumonia_1")
+    assert list(state.recent) == [*keys, "pneumonia_1"]
+
+
 def test_a_damaged_zip_or_member_is_a_row(page):
     whole = archive({"normal_1.png": (SAMPLES / "normal_1.png").read_bytes()})
     middle = len(whole) // 2

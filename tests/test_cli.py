@@ -201,6 +201,7 @@ def test_models_can_be_chosen(folder, capfd):
         ["predict", "x.png", "--model", "int4"],
         ["predict", "x.png", "--model", "missing.tflite"],
         ["predict", "x.png", "--threads", "0"],
+        ["predict", "x.png", "--jobs", "abc"],
         ["guess", "x.png"],
     ],
 )

@@ -89,7 +89,9 @@ def test_deep_color_is_refused():
 def test_a_frame_larger_than_its_header_says_is_not_decoded(image_format, syntax):
     options = {"no_jp2": True} if image_format == "JPEG2000" else {}
     dataset = compress(encode(image_format, **options), syntax, Rows=150, Columns=150)
-    with pytest.raises(InvalidImageError, match="contradicts its header"):
+    with pytest.raises(
+        InvalidImageError, match=r"image is .* while its header says 150 x 150 px of 1 sample"
+    ):
         read(dataset)
 
 
@@ -153,7 +155,7 @@ def test_scans_are_counted_in_every_fragment():
 def test_a_decoy_in_the_offset_table_does_not_hide_the_frame():
     file = io.BytesIO()
     Image.fromarray(np.tile(FILM, (2, 2))).save(file, "JPEG")
-    with pytest.raises(InvalidImageError, match=r"contradicts its header|damaged"):
+    with pytest.raises(InvalidImageError, match=r"its header says|damaged"):
         read(in_fragments([file.getvalue()], table=encode("JPEG")))
 
 

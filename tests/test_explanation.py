@@ -1,12 +1,17 @@
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 
-from cxr import Lungs, overlay_evidence
+from cxr import Classifier, Lungs, overlay_evidence, read_image
 from cxr.explanation import locate_evidence, outline_lungs
-from tests.conftest import draw_lungs
+from streamlit_app.viewer import tell_place
+from tests.conftest import SAMPLES, draw_lungs
 
 HOT = np.zeros((5, 5), np.float32)
 HOT[1, 1] = 4.0
+PLACES = [(10, 20), (40, 20), (70, 20), (10, 60), (40, 60)]  # in five zones
 
 
 def test_no_evidence_leaves_the_film_gray(film):
@@ -74,6 +79,21 @@ def test_evidence_in_both_lungs_is_divided_between_zones():
     shares = locate_evidence(evidence, find_lungs())
     assert list(shares)[:2] == ["right lower", "left lower"]
     assert shares["right lower"] == pytest.approx(2 / 3)
+
+
+def test_evidence_that_is_spread_is_said_to_be_so():
+    classifier, lungs = Classifier.load("int8"), find_lungs()
+    prediction = classifier.predict(read_image(SAMPLES / "normal_1.png"))
+    card, said = classifier.card, []
+    for places in (PLACES[:1], PLACES[:3], PLACES):
+        evidence = np.zeros((80, 80), np.float32)
+        for row, column in places:
+            evidence[row, column] = card.evidence_scale
+        shown = dataclasses.replace(prediction, evidence=evidence, lungs=lungs)
+        said.append(tell_place(shown, card))
+    assert re.fullmatch(r"Most of the evidence lies in the \S+ \S+ zone\.", said[0])
+    assert re.fullmatch(r"Most of the evidence lies in the .* and .* zones\.", said[1])
+    assert said[2].startswith("The evidence is spread over the lungs")
 
 
 def test_no_zone_without_evidence_or_lungs():

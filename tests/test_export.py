@@ -163,8 +163,13 @@ def test_models_measured_again_keep_their_card(exported, tiny_data, tmp_path, mo
     card = ModelCard.load(model.with_suffix(".json"))
     emptied = {name: {"value": 0.5, "low": 0.0, "high": 1.0} for name in ("auroc", "accuracy")}
     metrics = {split: values | emptied for split, values in card.metrics.items()}
-    dataclasses.replace(card, metrics=metrics).save(model.with_suffix(".json"))
-    external = tmp_path / "external"
+    del metrics["external"]
+    provenance = {name: value for name, value in card.provenance.items() if name != "external"}
+    points = {split: {name: [0.5] for name in lists} for split, lists in card.operating_points.items()}
+    dataclasses.replace(card, metrics=metrics, provenance=provenance, operating_points=points).save(
+        model.with_suffix(".json")
+    )
+    external = tmp_path / card.provenance["external"]
     for label, seeds in (("NORMAL", (1, 2)), ("PNEUMONIA", (3, 4))):
         (external / label).mkdir(parents=True)
         for seed in seeds:
@@ -173,3 +178,6 @@ def test_models_measured_again_keep_their_card(exported, tiny_data, tmp_path, mo
     monkeypatch.setattr("training.metrics.BOOTSTRAP_RESAMPLES", 100)  # as the export's
     measure_again(model, str(tiny_data), external)
     assert ModelCard.load(model.with_suffix(".json")) == reports["int8"].card
+    moved = external.rename(tmp_path / "elsewhere")
+    measure_again(model, str(tiny_data), moved)
+    assert ModelCard.load(model.with_suffix(".json")).provenance["external"] == "elsewhere"

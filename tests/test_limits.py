@@ -223,6 +223,18 @@ def test_an_upload_that_outlasts_its_session_is_removed(server):
     assert "gone" not in manager.file_storage
 
 
+def test_refusals_are_remembered_for_sessions_and_under_streamlits_names_alone(server, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_SESSION_BYTES", 0)
+    monkeypatch.setattr(limits, "_refused", {})
+    with open_tab(server) as tab:
+        tab.upload("film", bytes(3 * MB))
+        tab.upload("f" * 1000, bytes(3 * MB))
+        assert list(limits._refused[tab.session]) == ["film"]
+        limits._refused["left before it was seen"] = {"film": (1, "")}
+        server.sweep(time.monotonic())
+        assert list(limits._refused) == [tab.session]
+
+
 def test_the_timer_sweeps(server, monkeypatch):
     monkeypatch.setattr(limits, "SWEEP_S", 0.01)
     manager = Runtime.instance().uploaded_file_mgr

@@ -8,7 +8,7 @@ from PIL import Image
 
 import cxr
 from streamlit_app.what_if import BOX, LUNGS, SURROUNDINGS, erase, select
-from tests.conftest import SAMPLES, show_sample
+from tests.conftest import SAMPLES, png, show_sample, upload
 
 PNEUMONIA = np.asarray(Image.open(SAMPLES / "pneumonia_2.png").convert("L"))
 
@@ -45,6 +45,30 @@ def test_a_box_is_erased_and_nothing_else():
     assert [rows[0], rows[-1]] == pytest.approx([height / 2, 3 * height / 4], abs=near)
     middle = altered[round(0.6 * height) : round(0.65 * height), round(0.35 * width) : round(0.4 * width)]
     assert np.abs(middle - np.median(PNEUMONIA)).max() <= 1
+
+
+def enlarge_with_grain() -> np.ndarray:
+    """A film of more pixels than the page shows, whose score depends on them."""
+    with Image.open(SAMPLES / "uncertain.png") as sample:
+        large = np.asarray(sample.convert("L").resize((2400, 2000), Image.Resampling.BICUBIC), np.float32)
+    grain = np.random.default_rng(0).normal(0.0, 6.0, large.shape)
+    return np.clip(large + grain, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_an_empty_corner_changes_nothing(page, monkeypatch, is_kept):
+    """Neither does the page's smaller copy of the film."""
+    monkeypatch.setattr("streamlit_app.viewer._read_box", lambda *_: (0.0, 0.0, 0.02, 0.02))
+    if not is_kept:  # other sessions needed the room
+        monkeypatch.setattr("streamlit_app.what_if.find_pixels", lambda _: None)
+    upload(page, "film.png", png(enlarge_with_grain()))
+    page.segmented_control(key="what_if").set_value(BOX).run()
+    assert not page.exception
+    said = next(m.value for m in page.markdown if "becomes" in m.value)
+    before, after = re.search(r"([\d.]+) becomes ([\d.]+):", said).groups()
+    assert float(after) == pytest.approx(float(before), abs=0.01)
+    if is_kept:
+        assert before in page.subheader[0].value
 
 
 @pytest.mark.parametrize("part", [LUNGS, SURROUNDINGS])

@@ -171,7 +171,10 @@ def main() -> None:
     for name, path in seeds.items():
         if path not in films:
             parser.exit(1, f"received {args.data}, which lacks {path}\n")
-        pixels = compose(films[path], list(films.values()), args.data, masks)
+        try:
+            pixels = compose(films[path], list(films.values()), args.data, masks)
+        except ValueError as error:  # a mask is missing
+            parser.exit(1, f"{error}\n")
         composite = Image.fromarray(pixels)
         if name == "unfamiliar":
             composite = composite.rotate(UNFAMILIAR_DEG, Image.Resampling.BICUBIC)
