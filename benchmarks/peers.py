@@ -26,7 +26,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from cxr.classifier import INPUT
 from export.convert import build_export_model, save_with_signature, to_tflite
-from export.quantize import alter_half, choose_calibration_films, quantize
+from export.quantize import choose_calibration_films, quantize, vary
 from export.structure import load_exported
 from training.masks import load_masked
 from training.model import CUSTOM_LAYERS, STRIDE, LungWeights
@@ -47,7 +47,7 @@ def make_peers(run: Path, out: Path, size: int, data: str | None) -> None:
     config, exported = load_exported(run)
     model = resize(exported, size)
     train = load_masked(data or config.data, config.masks, "train", config.film_size)
-    films = view_films(alter_half(choose_calibration_films(train)), size)[..., :1]
+    films = view_films(vary(choose_calibration_films(train)), size)[..., :1]
     out.mkdir(parents=True, exist_ok=True)
     build_export_model(model).save(out / "keras.h5")
     write_litert(model, films, out)

@@ -20,7 +20,7 @@ from ai_edge_litert.interpreter import Interpreter
 from benchmarks.inference import BURST, Call, measure
 from cxr.classifier import INPUT
 from cxr.model_file import SIGNATURE
-from export.quantize import FLOAT_LAYERS, alter_half, choose_calibration_films, quantize
+from export.quantize import FLOAT_LAYERS, choose_calibration_films, quantize, vary
 from training.config import TrainConfig
 from training.masks import load_masked
 from training.views import view_films
@@ -65,7 +65,7 @@ def main() -> None:
     train, validation = (
         load_masked(args.data, args.masks, split, film_size) for split in ("train", "val")
     )
-    films = view_films(alter_half(choose_calibration_films(train)), size)[..., :1]
+    films = view_films(vary(choose_calibration_films(train)), size)[..., :1]
     models = {"float32": float32} | {n: quantize(float32, films, split) for n, split in SPLITS.items()}
     shown = films[:1]
     medians = []

@@ -19,7 +19,7 @@ from cxr.classifier import Classifier
 from cxr.latency import measure_latency
 from cxr.lungs import LungFinder
 from export.measure import score
-from export.quantize import FLOAT_LAYERS, Range, alter_half, choose_calibration_films
+from export.quantize import FLOAT_LAYERS, Range, choose_calibration_films, vary
 from export.validate import blank_card
 from training.calibration import THRESHOLD, Calibration, calibrate
 from training.config import TrainConfig
@@ -65,7 +65,7 @@ def load_study(run: Path, data: str | None) -> Study:
     config = load_config(run)
     config = dataclasses.replace(config, data=data or config.data)
     train = load_masked(config.data, config.masks, "train", config.film_size)
-    films = view_films(alter_half(choose_calibration_films(train)), config.image_size)
+    films = view_films(vary(choose_calibration_films(train)), config.image_size)
     return Study(run, config, train, films, load_validation(config), LungFinder.load())
 
 

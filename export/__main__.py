@@ -20,13 +20,15 @@ import tf_keras
 
 from cxr.lungs import SHIPPED, LungFinder
 from export.convert import to_tflite
+from export.heads import HEAD_FILMS, refit_heads
 from export.prune import measure_sparsity, prune
 from export.quantize import (
+    CALIBRATION_FILMS,
     FLOAT_LAYERS,
     RANGE_PERCENTILES,
-    alter_half,
     choose_calibration_films,
     quantize,
+    vary,
 )
 from export.shrink import ROUNDS, ShrinkConfig, fine_tune, rounds_folder, shrink
 from export.structure import EXPORTED, count_channels, save_network
@@ -120,8 +122,11 @@ def export(
     if is_pruned:
         float32 = to_tflite(model)
     save_network(model, run / EXPORTED)
-    calibration = view_films(alter_half(choose_calibration_films(train)), size)[..., :1]
-    int8 = quantize(float32, calibration)
+    calibration, more = (
+        view_films(vary(choose_calibration_films(train, count)), size)[..., :1]
+        for count in (CALIBRATION_FILMS, HEAD_FILMS)
+    )
+    int8 = refit_heads(float32, quantize(float32, calibration), more)
 
     digests = {
         "train": digest(train),
@@ -143,6 +148,7 @@ def export(
             "scheme": "static int8, weights per channel, activations per tensor",
             "calibration_films": len(calibration),
             "range_percentiles": list(RANGE_PERCENTILES),
+            "heads_fitted_on": len(more),
             "float_layers": list(FLOAT_LAYERS),
         }
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -22,7 +23,7 @@ from PIL import Image
 from cxr.lungs import FILE, LungFinder, Lungs
 from cxr.model_card import LungCard
 from export.convert import lungs_to_tflite
-from export.quantize import RANGE_PERCENTILES, choose_calibration_films, quantize
+from export.quantize import choose_calibration_films, percentile_range, quantize
 from export.validate import DATA, MASKS, PACKAGES, QuantizationError, digest
 from training.flags import to_flat
 from training.lungs import box_overlap, dice, load_lung_run, prepare
@@ -35,6 +36,7 @@ from training.sources import LabelledImages
 
 VERSION = "1.0.0"  # raise it with every export that changes the model
 FLOAT_LAYERS = ("StatefulPartitionedCall.*", ".*/(rescaling).*")  # the outputs and the input
+RANGE_PERCENTILES = (0.02, 99.98)
 MAX_DICE_LOSS = 0.01
 # The shape of lungs is learned from copies as well: with this share of the side cut off at each edge,
 # and rotated by so many degrees in either direction.
@@ -63,7 +65,8 @@ def export_lungs(run: Path, data: str | None = None) -> tuple[bytes, LungCard]:
     )
     float32 = lungs_to_tflite(model)
     films = prepare(choose_calibration_films(train), config.image_size)
-    int8 = quantize(float32, films, FLOAT_LAYERS)
+    choose_range = functools.partial(percentile_range, percentiles=RANGE_PERCENTILES)
+    int8 = quantize(float32, films, FLOAT_LAYERS, choose_range)
     card = LungCard(
         name="lungs_int8",
         version=VERSION,

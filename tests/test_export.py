@@ -7,16 +7,18 @@ import shutil
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 import training  # noqa: F401  before tensorflow
 from cxr import Classifier, LungFinder, ModelCard, read_image
 from cxr.lungs import SHIPPED
 from export.__main__ import ExportConfig, export
+from export.heads import refit_heads
 from export.importance import total_cost
 from export.measure import measure_again
 from export.prune import is_pruned
-from export.quantize import choose_calibration_films
+from export.quantize import choose_calibration_films, quantize, vary
 from export.structure import count_channels, load_exported
 from export.validate import (
     Report,
@@ -25,6 +27,7 @@ from export.validate import (
     write_models,
 )
 from tests.conftest import draw_film, read_table
+from training.views import view_films
 
 tf_keras = pytest.importorskip("tf_keras")
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -153,6 +156,27 @@ def test_calibration_films_are_of_both_classes_from_the_first_on(tiny_films):
     films = choose_calibration_films(tiny_films, count=16)
     normal = {image.tobytes() for image in tiny_films.images[tiny_films.labels == 0]}
     assert 2 <= sum(film.tobytes() in normal for film in films[:8]) <= 6
+
+
+def test_fitted_heads_have_the_mean_of_float32(exported, tiny_films):
+    float32 = exported[1]["float32"].model
+    films = view_films(vary(choose_calibration_films(tiny_films)), 64)[..., :1]
+    int8 = quantize(float32, films)
+    fitted = refit_heads(float32, int8, films)
+    assert len(fitted) == len(int8)
+
+    def run(model: bytes) -> np.ndarray:
+        runner = Interpreter(model_content=model).get_signature_runner()
+        outputs = [runner(image=film[np.newaxis]) for film in films]
+        return np.array([[output[head].mean() for head in ("evidence", "cause")] for output in outputs])
+
+    wanted, before, after = run(float32), run(int8), run(fitted)
+    assert np.all(
+        np.abs(np.mean(after - wanted, axis=0)) < 0.5 * np.abs(np.mean(before - wanted, axis=0))
+    )
+    assert np.all(np.mean((after - wanted) ** 2, axis=0) < np.mean((before - wanted) ** 2, axis=0))
+    with pytest.raises(ValueError, match="0 float32 kernels of evidence; accepted is one"):
+        refit_heads(float32, quantize(float32, films, float_layers=()), films)
 
 
 def test_models_measured_again_keep_their_card(exported, tiny_data, tmp_path, monkeypatch):
