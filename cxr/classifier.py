@@ -21,7 +21,7 @@ MODEL_NAMES = ("int8", "float32")
 INPUT = "image"
 STRIDE = 32  # px of the network's input along the side of a cell
 EVIDENCE_SIDE = 80  # points along each side of the film
-UNSURE = 0.8  # share of lung in a cell of the mask up to which it has no weight: the edges of the lungs
+UNSURE = 0.85  # share of lung in a cell of the mask up to which it has no weight: the edges of the lungs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays cannot be compared with ==, nor hashed

@@ -92,7 +92,7 @@ def export(
         finder: of the lungs.
         data: the data set, if it is no longer at the run's own path.
         external: labelled images of another hospital, which the card reports the metrics of.
-        teachers: runs that a network with fewer channels learns from, beside the run itself.
+        teachers: runs that a network with fewer channels learns from at the end, beside the run itself.
 
     Returns:
         Reports of ``dense float32`` (before pruning, if there is any), ``float32`` and ``int8``.
@@ -173,10 +173,10 @@ def _remove_channels(
     run: Path,
     teachers: Sequence[Path],
 ) -> tf_keras.Model:
-    """The network of the round that leaves ``config.keep``, fine-tuned for longer."""
-    networks = [model, *(load_run(path)[1] for path in teachers)]
-    rounds = shrink(model, trained, train, config.shrink, networks, rounds_folder(run, config.shrink))
+    """The network of the round that leaves ``config.keep``, fine-tuned for longer by all teachers."""
+    rounds = shrink(model, trained, train, config.shrink, [model], rounds_folder(run, config.shrink))
     smaller = next(network for share, network in rounds if share == config.keep)
+    networks = [model, *(load_run(path)[1] for path in teachers)]
     return fine_tune(
         smaller,
         trained,
