@@ -113,8 +113,9 @@ def test_evidence_of_int8_follows_float32():
     int8, float32 = (Classifier.load(name) for name in MODEL_NAMES)
     for path in SAMPLES.glob("*.png"):
         pixels = read_image(path)
-        maps = [c.predict(pixels).evidence.ravel() for c in (int8, float32)]
-        assert np.corrcoef(*maps)[0, 1] > 0.9
+        predictions = [classifier.predict(pixels) for classifier in (int8, float32)]
+        if predictions[0].screening != "refused":  # there the evidence means nothing
+            assert np.corrcoef(*(p.evidence.ravel() for p in predictions))[0, 1] > 0.98
 
 
 def test_evidence_lies_where_the_film_matters():

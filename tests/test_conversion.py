@@ -102,6 +102,7 @@ def test_a_worse_int8_model_is_refused_and_nothing_is_written(run, model, tmp_pa
     bad.get_layer("logit").set_weights([-kernel, np.zeros(1)])
     good.save_weights(folder / "best_weights.h5")
     monkeypatch.setattr("export.__main__.quantize", lambda *_: to_tflite(bad))
+    monkeypatch.setattr("export.__main__.refit_heads", lambda _, int8, films: int8)
     monkeypatch.setattr("training.metrics.BOOTSTRAP_RESAMPLES", 20)  # intervals decide nothing here
     out = tmp_path / "models"
     arguments = ["export", "--run", str(folder), "--out", str(out), "--keep", "1"]
