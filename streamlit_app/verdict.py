@@ -89,8 +89,8 @@ def explain(prediction: Prediction, card: ModelCard) -> None:
         f"At this threshold the model found {test['sensitivity']['value']:.0%} of the films with "
         f"pneumonia and cleared {test['specificity']['value']:.0%} of the normal ones among "
         f"{test['films']} films of other children of the same hospital (the official test split); on the "
-        f"validation patients, from whom the threshold comes, {validation['sensitivity']['value']:.0%} "
-        f"and {validation['specificity']['value']:.0%}."
+        f"validation patients, whom it is calibrated on, {validation['sensitivity']['value']:.0%} and "
+        f"{validation['specificity']['value']:.0%}."
     )
     if prediction.viral_probability is not None:
         cause, held_out = (card.metrics[split]["cause_auroc"] for split in ("test", "validation"))
