@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from cxr import LungFinder, read_image
-from experiments.boxes import BOXES, UNSQUEEZED, unsqueeze_fold
+from experiments.boxes import BOXES, UNSQUEEZED, read_sizes, unsqueeze_fold
 from experiments.folds import PATIENTS_FOLD, SERIES_FOLDS, Fold, make_folds
 from experiments.options import new_parser
 from training.averaging import WeightAverage, write_weights
@@ -103,6 +103,7 @@ def study(
     Raises:
         ValueError: if ``out`` holds runs of another recipe, or the data cannot be used.
     """
+    sizes = read_sizes(config.data, config.masks) if UNSQUEEZED in levers else None
     settings = to_flat(config) | {"steps": steps, "external": external is not None}
     check_run(out, settings, resume=True)
     write_config(out, settings)
@@ -116,7 +117,7 @@ def study(
     for lever in levers:
         films = made
         if lever == UNSQUEEZED:
-            films = [unsqueeze_fold(fold, config.data, config.masks) for fold in made]
+            films = [unsqueeze_fold(fold, sizes) for fold in made]
         for seed in range(SEEDS):
             for fold in films:
                 path = out / f"{lever}--{fold.name}--{seed}.npz"

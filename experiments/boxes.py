@@ -13,9 +13,8 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from PIL import Image
 
-from cxr.imaging import Box
+from cxr.imaging import Box, cut_out
 from cxr.lungs import lung_box
 from experiments.folds import Fold
 from training.masks import masks_beside
@@ -78,25 +77,36 @@ BOXES: dict[str, Callable[[], AbstractContextManager[None]]] = {
 }
 
 
-def unsqueeze_fold(fold: Fold, data: str, masks: str) -> Fold:
-    """A fold whose images have the aspect ratio of their originals, between black bars.
+def read_sizes(data: str, masks: str) -> pd.DataFrame:
+    """The original ``width`` and ``height`` of each image, by path, px.
 
     Args:
-        fold: images and masks, squeezed to squares.
         data, masks: as ``load_masked`` takes them; the masks' folder has ``ORIGINAL_SIZES``.
 
     Raises:
-        ValueError: if the sizes of an image are missing.
+        ValueError: if it has none.
     """
     file = Path(masks or masks_beside(data)) / ORIGINAL_SIZES
     if not file.exists():
         raise ValueError(f"received masks without {file.name}; accepted are rows film,width,height")
-    sizes = pd.read_csv(file).set_index("film")
+    return pd.read_csv(file).set_index("film")
+
+
+def unsqueeze_fold(fold: Fold, sizes: pd.DataFrame) -> Fold:
+    """A fold whose images have the aspect ratio of their originals, between black bars.
+
+    Args:
+        fold: images and masks, squeezed to squares.
+        sizes: of ``read_sizes``.
+
+    Raises:
+        ValueError: if the sizes of an image are missing.
+    """
 
     def unsqueeze(layers: np.ndarray, films: LabelledImages) -> np.ndarray:
         listed = sizes.reindex(films.paths)
         if listed.isna().any(axis=None):
-            raise ValueError(f"received {file.name} without {listed.index[listed.width.isna()][0]}")
+            raise ValueError(f"received {ORIGINAL_SIZES} without {listed.index[listed.width.isna()][0]}")
         pairs = zip(layers, listed.itertuples(), strict=True)
         return np.stack([unsqueeze_image(image, row.width / row.height) for image, row in pairs])
 
@@ -121,6 +131,5 @@ def unsqueeze_image(layers: np.ndarray, aspect: float) -> np.ndarray:
     left, top = (side - width) // 2, (side - height) // 2
     square = np.zeros_like(layers)
     for i, layer in enumerate(np.moveaxis(layers, -1, 0)):
-        small = Image.fromarray(layer).resize((width, height), Image.Resampling.BILINEAR)
-        square[top : top + height, left : left + width, i] = np.asarray(small)
+        square[top : top + height, left : left + width, i] = cut_out(layer, (height, width))
     return square

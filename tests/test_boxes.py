@@ -10,6 +10,7 @@ import training  # noqa: F401  before tensorflow
 from cxr.lungs import lung_box
 from experiments.boxes import (
     ORIGINAL_SIZES,
+    read_sizes,
     unsqueeze_fold,
     unsqueeze_image,
     with_margin,
@@ -86,12 +87,12 @@ def test_original_sizes_are_needed_for_every_image(layers, tmp_path):
     images = films.images
     fold = Fold("one", films, films, images, films, images, np.zeros(1))
     with pytest.raises(ValueError, match=f"without {ORIGINAL_SIZES}"):
-        unsqueeze_fold(fold, "", str(tmp_path))
+        unsqueeze_fold(fold, read_sizes("", str(tmp_path)))
     (tmp_path / ORIGINAL_SIZES).write_text("film,width,height\nanother.jpeg,200,100\n")
     with pytest.raises(ValueError, match=f"without {path}"):
-        unsqueeze_fold(fold, "", str(tmp_path))
+        unsqueeze_fold(fold, read_sizes("", str(tmp_path)))
     (tmp_path / ORIGINAL_SIZES).write_text(f"film,width,height\n{path},200,100\n")
-    wide = unsqueeze_fold(fold, "", str(tmp_path))
+    wide = unsqueeze_fold(fold, read_sizes("", str(tmp_path)))
     expected = unsqueeze_image(layers, 2.0)[np.newaxis]
     for made in (wide.train.images, wide.inner.images, wide.inner_corrupted, wide.held_out_corrupted):
         assert np.array_equal(made, expected)
