@@ -10,8 +10,8 @@ tf = pytest.importorskip("tensorflow")
 
 
 STILL = {
-    "whole_frame_share": 1.0, "rotation_deg": 0.0, "style": 0.0, "convolution_share": 0.0,
-    "border_share": 0.0, "copy_share": 0.0,
+    "whole_frame_share": 1.0, "rotation_deg": 0.0, "style": 0.0, "band_gains": 0.0,
+    "convolution_share": 0.0, "border_share": 0.0, "copy_share": 0.0,
 }  # fmt: skip
 
 
@@ -65,6 +65,21 @@ def test_sharpness_and_gray_levels_give_little_away(source):
     for cue in (sharpness, blackness):
         assert separate(*still, cue) > 0.99
         assert separate(*drawn, cue) == pytest.approx(0.5, abs=0.3)
+
+
+def test_gains_of_bands_change_detail_and_keep_what_is_smooth(source):
+    """Sharpness varies by more than a factor of two, and shade at the scale of the lungs stays."""
+    still = draw(source, 0, **STILL)
+    gained = [draw(source, seed, **STILL | {"band_gains": 1.0}) for seed in range(30)]
+    drawn = [sharpness(image) / sharpness(still) for image in gained]
+    assert min(drawn) < 0.7
+    assert max(drawn) > 1.4
+
+    def shade(image):  # a mirror image has the same mean of both halves
+        coarse = cv2.resize(image[..., 0], (4, 4), interpolation=cv2.INTER_AREA)
+        return coarse + coarse[:, ::-1]
+
+    assert max(np.abs(shade(image) - shade(still)).mean() for image in gained) < 12
 
 
 def test_framing_varies_but_whole_frames_are_kept(source):

@@ -26,7 +26,12 @@ tf = pytest.importorskip("tensorflow")
 
 SIZE = 96
 STILL = Augmentation(
-    whole_frame_share=1.0, rotation_deg=0.0, style=0.0, convolution_share=0.0, copy_share=0.0
+    whole_frame_share=1.0,
+    rotation_deg=0.0,
+    style=0.0,
+    band_gains=0.0,
+    convolution_share=0.0,
+    copy_share=0.0,
 )
 NOTHING = Surroundings(swapped_share=0.0, background_share=0.0, erased_share=0.0)
 

@@ -17,6 +17,8 @@ from training.flags import setting
 
 CROP_ASPECT = (0.75, 1.33)
 SHARPEN = (-1.0, 1.2)  # -1 replaces the image by its blur; 1.2 is an unsharp mask of 120 %
+# logarithms of the smallest and largest gain of each band of detail, the finest first
+BANDS = (-1.6, 0.9), (-1.1, 0.8), (-0.7, 0.6)
 LOG_GAMMA = 0.7
 CONTRAST = 0.5  # more or less
 BRIGHTNESS = 0.1  # of full scale
@@ -37,6 +39,9 @@ class Augmentation:
     rotation_deg: float = setting(10.0, "largest rotation in either direction, degrees")
     style: float = setting(
         1.0, "strength of blur, sharpening, gamma, contrast and brightness; 0 for none"
+    )
+    band_gains: float = setting(
+        0.7, "strength of random gains of three bands of detail; 0 for blur or sharpening in their place"
     )
     convolution_share: float = setting(0.4, "share of images that get a random 3x3 convolution")
     border_share: float = setting(
@@ -93,7 +98,10 @@ def restyle(image: tf.Tensor, seeds: tf.Tensor, settings: Augmentation) -> tf.Te
     Returns:
         float32 (S, S, 1), 0..1.
     """
-    image = _sharpen_or_blur(image, seeds[0], settings.style)
+    if settings.band_gains:
+        image = _gain_bands(image, seeds[0], settings.band_gains)
+    else:
+        image = _sharpen_or_blur(image, seeds[0], settings.style)
     image = _on_share(settings.convolution_share, image, seeds[1], _convolve)
     image = _change_gray_levels(image, seeds[2], settings.style)
     image = _on_share(settings.border_share, image, seeds[3], _cover_border)
@@ -155,8 +163,27 @@ def _crop_and_resize(
 
 def _sharpen_or_blur(image: tf.Tensor, seed: tf.Tensor, style: float) -> tf.Tensor:
     amount = style * _uniform(seed, 1, *SHARPEN)[0]
+    return image + amount * (image - _smooth(image, 1))
+
+
+def _gain_bands(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
+    """Strengthen or weaken each band of detail by its own factor, as the multiscale processing of
+    radiography systems does, each vendor's in its own way (Vuylsteke and Schoeters 1994)."""
+    detail = tf.zeros_like(image)
+    for octave, (draw, (low, high)) in enumerate(zip(_uniform(seed, len(BANDS)), BANDS, strict=True)):
+        smooth = _smooth(image, 2**octave)
+        detail += tf.exp(strength * (low + draw * (high - low))) * (image - smooth)
+        image = smooth
+    return image + detail
+
+
+def _smooth(image: tf.Tensor, step: int) -> tf.Tensor:
+    """Blur float32 (S, S, 1) with a binomial kernel of five taps in each direction, ``step`` px apart."""
     taps = tf.constant([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
-    return image + amount * (image - _convolve_same(image, taps[:, None] * taps[None, :]))
+    padded = tf.pad(image, [[2 * step, 2 * step], [2 * step, 2 * step], [0, 0]], "REFLECT")[tf.newaxis]
+    for kernel in (taps[:, None, None, None], taps[None, :, None, None]):
+        padded = tf.nn.conv2d(padded, kernel, 1, "VALID", dilations=step)
+    return padded[0]
 
 
 def _convolve(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -24,6 +24,7 @@ CORRUPTION = Augmentation(
     crop_area=0.6,  # the lungs stay in the frame
     rotation_deg=10.0,
     style=1.0,
+    band_gains=0.0,
     convolution_share=0.4,
     border_share=0.0,
     copy_share=0.3,
