@@ -27,13 +27,15 @@ from cxr.rounding import format_number
 from cxr.rows import Row, fail_film, score_film
 from cxr.tables import CsvWriter, to_printable
 
+NO_FILM = "a folder without a film"
 FEW_FILES = 5  # more than these get a progress bar
 BENCHMARK_FILM_PX = 1024
 MAX_JOBS = 8  # by default: the one model keeps no more decoders busy, and each film takes memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns 0 if all files were scored, 1 if one failed, 2 for wrong usage."""
+    """Run a command. Returns 0 if all files were scored, 1 if one failed, 2 for wrong usage, and 130 if
+    the user stopped it."""
     args = _build_parser().parse_args(argv)
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     try:
@@ -43,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InvalidModelError as error:
         _complain(str(error))
         return 2
+    except KeyboardInterrupt:
+        _complain("stopped")
+        return 130
     except BrokenPipeError:  # the reader, for example `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -119,19 +124,22 @@ def _score_files(
     Decoding, which takes most of the time, runs in parallel. At most twice as many films as jobs are
     in progress; the next begins when a row is taken.
     """
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        pending: collections.deque[concurrent.futures.Future[Row]] = collections.deque()
+    pending: collections.deque[concurrent.futures.Future[Row]] = collections.deque()
+    pool = concurrent.futures.ThreadPoolExecutor(jobs)
+    try:
         for path, left_out in files:
             pending.append(pool.submit(_score_file, classifier, path, left_out))
             if len(pending) == 2 * jobs:
                 yield pending.popleft().result()
         yield from (row.result() for row in pending)
+    finally:  # whoever stops the command does not wait for films that have not begun
+        pool.shutdown(cancel_futures=True)
 
 
 def _score_file(classifier: Classifier, path: Path, left_out: str | None) -> Row:
     if left_out is not None:
         return fail_film(str(path), InvalidImageError(left_out))
-    return score_film(classifier, str(path), path)[0]
+    return score_film(classifier, str(path), path).row
 
 
 def _bulk(args: argparse.Namespace) -> int:
@@ -158,7 +166,12 @@ def _bulk(args: argparse.Namespace) -> int:
         f"{result.earlier} had rows already; {result.failed} failed",
         file=sys.stderr,
     )
-    return int(result.failed > 0 or bool(result.left_out))
+    if result.postponed:
+        films = "1 film has" if result.postponed == 1 else f"{result.postponed} films have"
+        _complain(
+            f"{films} no row, because this machine could not decode now; run the same command again"
+        )
+    return int(bool(result.failed or result.postponed or result.left_out))
 
 
 def _complain(sentence: str) -> None:
@@ -173,7 +186,7 @@ def _list_films(paths: Iterable[Path]) -> Iterator[tuple[Path, str | None]]:
     for path in paths:
         found = list_files(path) if is_folder(path) else {}
         films = {file: left_out for file, left_out in found.items() if left_out or is_film(file)}
-        yield from (films or {path: None}).items()
+        yield from (films or {path: NO_FILM if is_folder(path) else None}).items()
 
 
 def _write_rows(rows: Iterable[Row], style: str) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cxr.imaging import EXTENSIONS, is_dicom
 
-SUFFIXES = ("", *EXTENSIONS)  # a file without one may be DICOM
+INDEX = "DICOMDIR"  # the list of contents of a DICOM medium
 LINKED_FOLDER = "a link to a folder, which is not followed"
 
 
@@ -30,9 +30,21 @@ def list_files(folder: Path) -> dict[Path, str | None]:
     for parent, folders, names in os.walk(folder, onerror=note):
         links = [path for name in folders if (path := Path(parent, name)).is_symlink()]
         found |= dict.fromkeys(links, LINKED_FOLDER)
-        files = [path for name in names if (path := Path(parent, name)).suffix.lower() in SUFFIXES]
+        files = [Path(parent, name) for name in names if may_be_film(name)]
         found |= dict.fromkeys(filter(_is_file, files))
     return dict(sorted(found.items()))
+
+
+def find_extension(name: str | Path) -> str:
+    """The extension of a file name, in lower case. Digits are none: DICOM files are often named by a UID,
+    such as ``CR.1.2.840.113619.78``."""
+    extension = Path(name).suffix.lower()
+    return "" if extension[1:].isdigit() else extension
+
+
+def may_be_film(name: str | Path) -> bool:
+    """Whether a file may be a film by its name: it has an extension of films, or none, as in DICOM."""
+    return find_extension(name) in ("", *EXTENSIONS) and Path(name).name.upper() != INDEX
 
 
 def is_film(path: Path) -> bool:
@@ -40,8 +52,8 @@ def is_film(path: Path) -> bool:
 
     A file that cannot be read counts as a film, so that it gets a row with the reason.
     """
-    if path.suffix:
-        return path.suffix.lower() in EXTENSIONS
+    if extension := find_extension(path):
+        return extension in EXTENSIONS
     try:
         with path.open("rb") as file:
             return is_dicom(file.read(132))

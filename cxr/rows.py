@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,13 +37,27 @@ Row = dict[str, Any]
 _LOG = logging.getLogger("cxr")
 
 
+class Scored(NamedTuple):
+    """What became of a file.
+
+    Attributes:
+        row: its row; it has an error if the file could not be scored.
+        pixels: the film, uint8 (H, W), or None.
+        is_temporary: whether the machine is the reason for an error, and not the file.
+    """
+
+    row: Row
+    pixels: np.ndarray | None = None
+    is_temporary: bool = False
+
+
 def score_film(
     classifier: Classifier,
     name: str,
     file: ImageFile,
     on_wait: Callable[[int], None] | None = None,
-) -> tuple[Row, np.ndarray | None]:
-    """Score a film.
+) -> Scored:
+    """Score a film. Whatever is raised becomes the error of its row.
 
     Args:
         classifier: the model.
@@ -52,10 +66,9 @@ def score_film(
         on_wait: as ``read_film`` takes it.
 
     Returns:
-        The row, whose ``lung_box`` is x0, y0, x1, y1 as shares of the film's width and height, or None,
-        and the pixels, uint8 (H, W). If the file cannot be scored, whatever is raised, the row
-        has the error and the pixels are None. ``latency_ms`` is wall time from file to prediction,
-        without the time that the film waited for the decoder and for the model.
+        The row and the pixels. ``lung_box`` is x0, y0, x1, y1 as shares of the film's width and height,
+        or None. ``latency_ms`` is wall time from file to prediction, without the time that the film
+        waited for the decoder and for the model.
     """
     row: Row = dict.fromkeys(COLUMNS) | {"path": name}
     start = time.perf_counter()
@@ -71,7 +84,7 @@ def score_film(
         decode_ms = (time.perf_counter() - start) * 1e3
         prediction = classifier.predict(pixels)
     except Exception as error:  # one film must not stop the others
-        return fail_film(name, error), None
+        return Scored(fail_film(name, error), is_temporary=getattr(error, "is_temporary", False))
     probability, viral = prediction.probability, prediction.viral_probability
     card, box = classifier.card, prediction.lungs.box
     row |= {
@@ -86,7 +99,7 @@ def score_film(
         "lung_box": box and [round(edge, BOX_DIGITS) for edge in box],
         "latency_ms": round(decode_ms + sum(prediction.latency_ms.values()), 3),
     }
-    return row, pixels
+    return Scored(row, pixels)
 
 
 def fail_film(name: str, error: Exception) -> Row:

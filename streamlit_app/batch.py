@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import math
@@ -171,8 +172,9 @@ def _tell_briefly(row: Row, card: ModelCard) -> str:
 
 
 def _score_all(films: Sequence[Source], classifier: Classifier) -> list[Row]:
-    """Score each film once in a session, with a progress bar and the remaining time."""
-    known = get_state().rows
+    """Score each film once in a session, with a progress bar and the remaining time. Rows that failed for
+    the machine are not kept, so the next run of the page tries again."""
+    known, failed = get_state().rows, {}
     missing = [film for film in films if (film.key, classifier.card.sha256) not in known]
     if missing:
         progress, queue = st.progress(0.0), st.empty()
@@ -181,26 +183,28 @@ def _score_all(films: Sequence[Source], classifier: Classifier) -> list[Row]:
             left_s = (time.monotonic() - start) / max(done, 1) * (len(missing) - done)
             text = f"{done} of {len(missing)} films" + (f", {left_s:.0f} s left" if done else "")
             progress.progress(done / len(missing), text)
-            row, size = _score(film, classifier, MAX_BATCH_BYTES - total_bytes, queue)
-            known[film.key, classifier.card.sha256] = row
+            row, size, is_temporary = _score(film, classifier, MAX_BATCH_BYTES - total_bytes, queue)
+            (failed if is_temporary else known)[film.key, classifier.card.sha256] = row
             total_bytes += size
         progress.empty()
         queue.empty()
     here = {film.key for film in films}
     for key in [key for key in known if key[0] not in here]:  # only this batch is kept
         del known[key]
-    return [known[film.key, classifier.card.sha256] for film in films]
+    rows = known | failed
+    return [rows[film.key, classifier.card.sha256] for film in films]
 
 
 def _score(
     film: Source, classifier: Classifier, bytes_left: int, queue: DeltaGenerator
-) -> tuple[Row, int]:
-    """The row of a film with its thumbnail, and the number of bytes that were read."""
+) -> tuple[Row, int, bool]:
+    """The row of a film with its thumbnail, the number of bytes that were read, and whether the machine
+    is the reason for an error."""
     empty = dict.fromkeys(COLUMNS) | {"path": film.name, "thumbnail": None}
     if bytes_left <= 0:
         too_much = f"Received more than {MAX_BATCH_BYTES // 2**20} MB at once; this file was not read."
-        return empty | {"error": too_much}, 0
-    size = 0
+        return empty | {"error": too_much}, 0, False
+    size, is_temporary = 0, False
 
     def read() -> bytes:
         nonlocal size
@@ -209,12 +213,13 @@ def _score(
         return data
 
     try:
-        row, pixels = score_film(classifier, film.name, read, lambda ahead: tell_queue(queue, ahead))
+        on_wait = functools.partial(tell_queue, queue)
+        row, pixels, is_temporary = score_film(classifier, film.name, read, on_wait)
         if pixels is not None:
             row["thumbnail"] = to_data_url(shrink(pixels, THUMBNAIL_PX), "JPEG", quality=80)
     except Exception as error:  # the other films are scored
         row = fail_film(film.name, error)
-    return empty | row, max(size, MAX_BATCH_BYTES // MAX_FILMS if row["error"] else 0)
+    return empty | row, max(size, MAX_BATCH_BYTES // MAX_FILMS if row["error"] else 0), is_temporary
 
 
 def _withhold(row: Row, anyway: bool) -> Row:

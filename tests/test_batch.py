@@ -7,6 +7,8 @@ import zipfile
 import pytest
 
 from cxr import Classifier, InvalidImageError
+from cxr.decoding import NO_PROCESS
+from cxr.rows import Scored
 from streamlit_app import batch
 from streamlit_app.archive import unpack
 from streamlit_app.film import Source
@@ -222,6 +224,20 @@ def test_a_film_that_meets_an_error_of_the_program_is_a_row(page, monkeypatch, c
     assert logged == ["A film could not be scored, because of an unexpected KeyError."]
 
 
+def test_rows_that_failed_for_the_machine_are_scored_again(page, monkeypatch):
+    def fail(*args):
+        raise InvalidImageError(NO_PROCESS, is_temporary=True)
+
+    with monkeypatch.context() as broken:
+        broken.setattr("cxr.rows.read_image", fail)
+        upload(page, "films.zip", archive({"a.png": NORMAL, "b.png": png(PHOTOGRAPH)[:50]}))
+        assert all(NO_PROCESS in error for error in page.dataframe[0].value.error)
+    page.run()
+    table = page.dataframe[0].value.set_index("path")
+    assert table.verdict["a.png"] == "Pneumonia unlikely"
+    assert NO_PROCESS not in table.error["b.png"]
+
+
 def test_a_session_keeps_the_rows_of_one_batch(page):
     upload(page, "films.zip", archive({"a.png": NORMAL, "b.png": png(PHOTOGRAPH)}))
     assert len(page.session_state.page_state.rows) == 2
@@ -234,8 +250,8 @@ def test_the_table_rounds_no_probability_across_the_threshold(page, monkeypatch)
     score = batch.score_film
 
     def score_closely(classifier, *args):
-        row, pixels = score(classifier, *args)
-        return row | {"probability": classifier.card.threshold - 0.0004}, pixels
+        row, *rest = score(classifier, *args)
+        return Scored(row | {"probability": classifier.card.threshold - 0.0004}, *rest)
 
     monkeypatch.setattr(batch, "score_film", score_closely)
     upload(page, "films.zip", archive({"a.png": NORMAL}))

@@ -21,6 +21,8 @@ from cxr.bulk.scoring import MAX_DEATHS, Scorer, digest
 from cxr.bulk.stores import SCHEMA
 from cxr.classifier import ModelFiles, read_files
 from cxr.cli import main
+from cxr.decoding import NO_PROCESS
+from cxr.errors import InvalidImageError
 from cxr.rows import COLUMNS
 from tests.conftest import ROOT, SAMPLES, make_color_film, make_dicom, save_dicom, write_films
 
@@ -215,6 +217,26 @@ def test_whatever_is_raised_on_the_way_to_a_film_is_its_row(model, films, monkey
     assert tuple(row) == COLUMNS
     assert "RuntimeError" in row["error"]
     assert "Doe" not in row["error"]
+
+
+def test_a_failure_of_the_machine_is_not_a_row_of_the_film(model, films, capfd, monkeypatch):
+    def fail(*_):
+        raise InvalidImageError(NO_PROCESS, is_temporary=True)
+
+    write_films(films, 1)
+    scorer = Scorer(model, None, str(films), attempts=None)
+    with monkeypatch.context() as broken:
+        broken.setattr("cxr.rows.read_image", fail)
+        row = scorer.score("film_00.png")
+    assert row["temporary"]
+    assert "temporary" not in scorer.score("film_00.png")
+
+    out = films.parent / "out"
+    sent = (row | {"path": str(films / name)} for name in ("film_00.png",))
+    monkeypatch.setattr("cxr.bulk.scoring._score", lambda *_: sent)
+    assert main(["bulk", str(films), str(out)]) == 1
+    assert "1 film has no row" in capfd.readouterr().err
+    assert not list(out.glob("*.parquet"))
 
 
 def test_the_digest_distinguishes_calibrations():

@@ -99,3 +99,12 @@ def test_paths_without_films_get_a_row(tmp_path, capfd, path):
     (tmp_path / "empty").mkdir()
     assert main(["predict", str(tmp_path / path), "--format", "json"]) == 1
     assert json.loads(capfd.readouterr().out)["error"]
+
+
+def test_films_named_by_their_uid_are_found_and_an_index_is_not(film, tmp_path, capfd):
+    for name in ("CR.1.2.826.0.1.498", "1.2.840.113619.78"):
+        (tmp_path / name).write_bytes(save_dicom(make_dicom(film)))
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert main(["predict", str(tmp_path), "--format", "json"]) == 0
+    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [Path(row["path"]).name for row in rows] == ["1.2.840.113619.78", "CR.1.2.826.0.1.498"]

@@ -16,7 +16,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 from streamlit.starlette import App
 from websockets.sync.client import connect
 
-from cxr.rows import COLUMNS
+from cxr.rows import COLUMNS, Scored
 from streamlit_app import batch, limits
 from tests.conftest import ROOT, SAMPLES
 
@@ -287,7 +287,7 @@ def test_a_batch_ends_when_its_visitor_leaves(server, monkeypatch):
         if len(scored) == 3:
             reached.set()
             left.wait(60)
-        return dict.fromkeys(COLUMNS) | {"path": name, "error": "none"}, None
+        return Scored(dict.fromkeys(COLUMNS) | {"path": name, "error": "none"})
 
     monkeypatch.setattr(batch, "score_film", score)
     with open_tab(server) as tab:

@@ -38,6 +38,7 @@ from cxr.bulk.stores import (
 from cxr.classifier import Classifier, ModelFiles, read_files
 from cxr.decoding import share_pool
 from cxr.errors import InvalidImageError
+from cxr.files import find_extension
 from cxr.imaging import is_dicom
 from cxr.model_card import ModelCard
 from cxr.rows import Row, fail_film, score_film
@@ -47,6 +48,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # stderr; the death of 
 
 FILMS_PER_BLOCK = 64  # the films that a worker takes at a time, scored again if it dies
 FILMS_PER_FILE = 1024  # the films that are scored again if the whole run is killed
+SENT = SCHEMA.append(pa.field("temporary", pa.bool_()))  # what a worker sends of a film
 MAX_DEATHS = 2  # workers that a film may kill, after the first, before it is given up
 STORE_BYTES = 256 * 2**20  # Ray's object store on one machine: it holds names and rows, never films
 REMOTE_READS = 4  # films that a worker reads from a store at once, as it mostly waits for the store
@@ -61,12 +63,14 @@ class Outcome:
         scored: films that this run scored.
         earlier: films that had a row before.
         failed: films of both kinds whose row has an error.
+        postponed: films that the machine failed on. They have no row, so the next run scores them.
         left_out: folders that were skipped, and the reason, which completes "Received ...".
     """
 
     scored: int
     earlier: int
     failed: int
+    postponed: int
     left_out: dict[str, str]
 
 
@@ -102,7 +106,7 @@ class Scorer:
         self._attempts = attempts
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Takes the column ``film``, as bytes. Returns rows of ``SCHEMA``."""
+        """Takes the column ``film``, as bytes. Returns rows of ``SENT``."""
         films = [os.fsdecode(film) for film in block["film"].to_pylist()]
         name = f"block of {films[0]}"
         if self._begin(name) > 1:  # a worker has died on it
@@ -111,16 +115,18 @@ class Scorer:
             with ThreadPoolExecutor(REMOTE_READS if self._filesystem else 1) as pool:
                 rows = list(pool.map(self.score, films))
         self._attempts.end.remote(name)
-        return pa.Table.from_pylist(rows, SCHEMA)
+        return pa.Table.from_pylist(rows, SENT)
 
     def score(self, film: str) -> Row:
-        """The row that ``predict`` prints; a file without extension that is not DICOM has a path only."""
+        """The row that ``predict`` prints, with ``temporary`` if the machine failed; a file without
+        extension that is not DICOM has a path only."""
         try:
             with self._open(film) as file:
-                if not Path(film).suffix and not is_dicom(file.read(132)):
+                if not find_extension(film) and not is_dicom(file.read(132)):
                     return {"path": to_text(film)}
                 file.seek(0)
-                return score_film(self._classifier, to_text(film), file)[0]
+                scored = score_film(self._classifier, to_text(film), file)
+                return scored.row | ({"temporary": True} if scored.is_temporary else {})
         except OSError as error:  # deleted, not permitted, or a store that does not answer
             reason = os.strerror(error.errno) if error.errno else first_line(error)
             return _fail(film, f"a path that cannot be read ({reason})")
@@ -183,14 +189,15 @@ def _score_missing(
     workers: int | None,
     constructor_args: tuple[Any, ...],
     results: tuple[fs.FileSystem, str, pa.Schema],
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int]:
     """Score the films that have no row; they are removed from ``films``.
 
     Returns:
-        How many films were scored, how many had a row before, and how many of both failed.
+        How many films were scored, how many had a row before, how many of both failed, and how many the
+        machine failed on.
     """
     done = [error for path, error in read_rows(*results) if films.pop(path, None)]
-    earlier, scored, failed = len(done), 0, len(done) - done.count(None)
+    earlier, scored, failed, postponed = len(done), 0, len(done) - done.count(None), 0
     rows: list[Row] = []
     scores = _score(list(films.values()), workers, constructor_args)
     try:
@@ -199,6 +206,9 @@ def _score_missing(
                 continue  # Ray may make a block twice
             if row["label"] is None and row["error"] is None:
                 continue  # the file is not a film
+            if row["temporary"]:
+                postponed += 1
+                continue
             rows.append(row)
             scored += 1
             failed += row["error"] is not None
@@ -211,7 +221,7 @@ def _score_missing(
             write_rows(rows, *results)
     if films:
         raise BulkError(f"Ray ended without a row for {len(films)} films; run the same command again.")
-    return scored, earlier, failed
+    return scored, earlier, failed, postponed
 
 
 def _score(

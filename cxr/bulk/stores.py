@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from cxr.files import SUFFIXES, is_folder, list_files
+from cxr.files import is_folder, list_files, may_be_film
 from cxr.imaging import EXTENSIONS
 from cxr.rows import COLUMNS, Row
 
@@ -67,7 +67,7 @@ def list_films(place: str) -> Source:
         found = {f"{prefix}{path}": reason for path, reason in list_files(Path(folder)).items()}
     else:
         infos = list_objects(filesystem, folder)
-        found = {prefix + info.path: None for info in infos if _may_be_film(info)}
+        found = {prefix + info.path: None for info in infos if info.is_file and may_be_film(info.path)}
     films = {to_text(name): os.fsencode(name) for name, reason in found.items() if reason is None}
     left_out = {to_text(name): reason for name, reason in found.items() if reason is not None}
     if not films:
@@ -191,10 +191,6 @@ def refuse(received: str) -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
     return str(error).partition("\n")[0]
-
-
-def _may_be_film(info: fs.FileInfo) -> bool:
-    return info.is_file and Path(info.path).suffix.lower() in SUFFIXES
 
 
 def _mark(store: fs.FileSystem, folder: str) -> str:
