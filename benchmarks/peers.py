@@ -71,7 +71,8 @@ def resize(model: tf_keras.Model, size: int) -> tf_keras.Model:
 
 
 def write_litert(model: tf_keras.Model, films: np.ndarray, out: Path) -> None:
-    """Write float32, float16 and int8 as ``export`` makes them; films are uint8 (N, S, S, 1)."""
+    """Write float32, float16 and int8 as ``export`` makes them, but without fitting the heads again.
+    Films are uint8 (N, S, S, 1)."""
     float32 = to_tflite(model)
     (out / "litert_float32.tflite").write_bytes(float32)
     (out / "litert_int8.tflite").write_bytes(quantize(float32, films))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,8 @@ def study(
         steps: training steps of each run.
 
     Raises:
-        ValueError: if ``out`` holds runs of another recipe, or the data cannot be used.
+        ValueError: if ``out`` holds runs of another recipe or of other levers of the same names, or the
+            data cannot be used.
     """
     sizes = read_sizes(config.data, config.masks) if UNSQUEEZED in levers else None
     settings = to_flat(config) | {"steps": steps, "external": external is not None}
@@ -123,7 +125,12 @@ def study(
         for seed in range(SEEDS):
             for fold in films:
                 path = out / f"{lever}--{fold.name}--{seed}.npz"
+                changes = json.dumps(LEVERS[lever], sort_keys=True)
                 if path.exists():
+                    if str(np.load(path)["changes"]) != changes:
+                        raise ValueError(
+                            f"received {path}, whose lever had other settings; accepted is another folder"
+                        )
                     continue
                 changed = from_flat(TrainConfig, to_flat(config) | LEVERS[lever] | {"seed": seed})
                 images = _images(fold) | ({"external": others} if external else {})
@@ -131,6 +138,7 @@ def study(
                     model = run_probe(fold, changed, steps)
                     logits = {name: predict_logits(model, x)[:, 0] for name, x in images.items()}
                 arrays = {
+                    "changes": np.array(changes),
                     "inner_labels": fold.inner.labels,
                     "held_out_labels": fold.held_out.labels,
                     "external_labels": other_labels,

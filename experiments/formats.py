@@ -37,7 +37,7 @@ def compare_formats(study: Study) -> str:
             float32, films, choose_range=least_error_range
         ),
         "stem and block 1 float, percentiles": int8,
-        "that, heads fitted again (shipped)": refit_heads(float32, int8, films),
+        "that, heads fitted again on the same films": refit_heads(float32, int8, films),
     }
     return format_models(study, formats)
 

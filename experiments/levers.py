@@ -4,7 +4,8 @@ Command, after ``python -m benchmarks.peers``::
 
     python -m experiments.levers --peers runs/peers/160 --data data/chest_xray
 
-Each split is quantized like the shipped model. Latencies are measured in turns. The signs of the logits
+Each split is quantized with the ranges of the export, which then fits the heads again; here it does not.
+Latencies are measured in turns. The signs of the logits
 are compared with those of float32 on the validation patients.
 """
 

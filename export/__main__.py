@@ -47,12 +47,14 @@ from export.validate import (
     format_table,
     gate_cause,
     measure_model,
+    split_page,
     write_models,
 )
 from training.config import TrainConfig
 from training.flags import add_flags, from_flat, setting, to_flat
 from training.masks import load_masked
 from training.model import load_config, load_run
+from training.names import LABELS, list_labelled
 from training.run_folder import COMMIT
 from training.sources import LabelledImages
 from training.validation import load_validation
@@ -101,10 +103,15 @@ def export(
         QuantizationError: if int8 falls too far below float32 on the validation patients.
         ShortcutError: if a model follows what lies around the lungs.
         FileNotFoundError: if a run is not complete.
-        ValueError: if the channels cannot be removed.
+        ValueError: if the channels cannot be removed, or ``external`` lacks images of a class.
     """
     if config.keep not in (1.0, *ROUNDS):
         raise ValueError(f"received keep {config.keep}; accepted are 1 and {', '.join(map(str, ROUNDS))}")
+    if external and len({label for _, label, _ in list_labelled(external, "test")}) < len(LABELS):
+        raise ValueError(
+            f"received {external}; accepted is a folder with images of {' and '.join(LABELS)}"
+        )
+    networks = [load_run(path)[1] for path in teachers]  # what cannot be used fails before an hour's work
     trained, model = load_run(run)
     trained = dataclasses.replace(trained, data=data or trained.data)
     train, test = (
@@ -116,7 +123,7 @@ def export(
     dense = float32 = to_tflite(model)
     is_pruned = config.keep < 1.0 or config.sparsity > 0
     if config.keep < 1.0:
-        model = _remove_channels(model, trained, train, config, run, teachers)
+        model = _remove_channels(model, trained, train, config, run, networks)
     if config.sparsity > 0:
         model = prune(model, trained, train, config.sparsity, config.epochs, config.learning_rate)
     if is_pruned:
@@ -171,17 +178,16 @@ def _remove_channels(
     train: LabelledImages,
     config: ExportConfig,
     run: Path,
-    teachers: Sequence[Path],
+    teachers: Sequence[tf_keras.Model],
 ) -> tf_keras.Model:
     """The network of the round that leaves ``config.keep``, fine-tuned for longer by all teachers."""
     rounds = shrink(model, trained, train, config.shrink, [model], rounds_folder(run, config.shrink))
     smaller = next(network for share, network in rounds if share == config.keep)
-    networks = [model, *(load_run(path)[1] for path in teachers)]
     return fine_tune(
         smaller,
         trained,
         train,
-        networks,
+        [model, *teachers],
         config.last_epochs,
         config.last_learning_rate,
         len(ROUNDS),
@@ -236,6 +242,7 @@ def main() -> int:
     )
     try:
         finder = LungFinder.load(lungs)
+        split_page(out)  # fails now if the table has no place in it
         reports = export(run, from_flat(ExportConfig, options), finder, data, external, teachers)
         table = format_table(reports, finder)
         write_models(out, reports, table)

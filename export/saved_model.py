@@ -98,13 +98,17 @@ class FileServer:
 
 
 def _decode(file: tf.Tensor) -> tf.Tensor:
-    """As ``cxr.read_image``, float32 (H, W, 1)."""
-    pixels = tf.io.decode_image(file, expand_animations=False)
-    return tf.cond(
-        tf.shape(pixels)[-1] < 3,
-        lambda: tf.cast(pixels[..., :1], tf.float32),
-        lambda: tf.round(tf.reduce_sum(tf.cast(pixels[..., :3], tf.float32) * LUMA, -1, keepdims=True)),
+    """As ``cxr.read_image``, float32 (H, W, 1), but without rotation by EXIF, which TensorFlow does not
+    read."""
+    pixels = tf.cast(tf.io.decode_image(file, expand_animations=False), tf.float32)
+    channels = tf.shape(pixels)[-1]
+    gray = tf.cond(
+        channels < 3,
+        lambda: pixels[..., :1],
+        lambda: tf.round(tf.reduce_sum(pixels[..., :3] * LUMA, -1, keepdims=True)),
     )
+    has_alpha = channels % 2 == 0  # composited over black and rounded down, as Pillow does
+    return tf.cond(has_alpha, lambda: tf.floor(gray * pixels[..., -1:] / 255.0), lambda: gray)
 
 
 def _prepare(gray: tf.Tensor, size: int, box: tf.Tensor) -> tf.Tensor:

@@ -45,6 +45,7 @@ PACKAGES = (
     "ai-edge-quantizer",
     "ai-edge-litert",
 )
+PAGE = "README.md"  # beside the models; it has the table between two markers
 TABLE_START, TABLE_END = "<!-- table: start -->", "<!-- table: end -->"
 
 
@@ -270,18 +271,28 @@ def write_models(out: Path, reports: dict[str, Report], table: str) -> None:
     Raises:
         ValueError: if README.md exists without the markers; nothing is written then.
     """
-    readme = out / "README.md"
-    text = readme.read_text() if readme.exists() else f"{TABLE_START}\n{TABLE_END}\n"
-    before, _, rest = text.partition(TABLE_START)
-    _, marker, after = rest.partition(TABLE_END)
-    if not marker:
-        raise ValueError(f"received {readme} without the markers {TABLE_START} and {TABLE_END}")
+    before, after = split_page(out)
     out.mkdir(parents=True, exist_ok=True)
     for variant in ("float32", "int8"):
         path = out / f"pneumonia_{variant}.tflite"
         path.write_bytes(reports[variant].model)
         reports[variant].card.save(path.with_suffix(".json"))
-    readme.write_text(f"{before}{TABLE_START}\n{table}\n{TABLE_END}{after}")
+    (out / PAGE).write_text(f"{before}{TABLE_START}\n{table}\n{TABLE_END}{after}")
+
+
+def split_page(out: Path) -> tuple[str, str]:
+    """What stands before and after the table in README.md; nothing if there is no such file.
+
+    Raises:
+        ValueError: if README.md exists without the markers of the table.
+    """
+    page = out / PAGE
+    text = page.read_text() if page.exists() else f"{TABLE_START}\n{TABLE_END}\n"
+    before, _, rest = text.partition(TABLE_START)
+    _, marker, after = rest.partition(TABLE_END)
+    if not marker:
+        raise ValueError(f"received {page} without the markers {TABLE_START} and {TABLE_END}")
+    return before, after
 
 
 def copy_finder(lungs: Path, out: Path) -> None:

@@ -233,7 +233,7 @@ def _keep(slot: FilmSlot, film: ShownFilm) -> None:
         for other in sorted(_slots, key=lambda other: other.used, reverse=True):
             kept, full = other.film, other.full
             total += (0 if kept is None else kept.pixels.nbytes) + (0 if full is None else len(full[1]))
-            if total > MAX_KEPT_BYTES and other.film is not None:
+            if total > MAX_KEPT_BYTES:
                 other.empty()
 
 
@@ -262,7 +262,7 @@ def _show_again(key: str) -> None:
 
 
 def _close() -> None:
-    """Leave the sample, or remove the uploads from the server and from the page."""
+    """Leave the sample, or remove the uploads, and all that was made of them, from the server."""
     if st.query_params.pop("sample", None) is None:
         limits.release(list_uploads())
-        get_state().emptied += 1
+        get_state().forget_films(SAMPLES)

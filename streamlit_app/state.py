@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Container, Hashable, Sequence
 
 import numpy as np
 import streamlit as st
@@ -114,6 +114,16 @@ class PageState:
     overridden: set[str] = dataclasses.field(default_factory=set)
     drawing: tuple[Hashable, Drawing] | None = None
     latencies: dict[int, tuple[Hashable, list[Latency]]] = dataclasses.field(default_factory=dict)
+
+    def forget_films(self, samples: Container[str]) -> None:
+        """Forget the uploads and what was made of them. Of those shown before, ``samples`` stay."""
+        self.emptied += 1
+        self.slot.key = self.picked = ""
+        self.slot.empty()
+        self.recent = {key: face for key, face in self.recent.items() if key in samples}
+        self.drawing = None
+        for kept in (self.rows, self.latencies, self.inversion_requested, self.overridden):
+            kept.clear()
 
 
 def get_state() -> PageState:

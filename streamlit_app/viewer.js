@@ -206,7 +206,12 @@ export default function ({ data, parentElement, setStateValue }) {
   const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   const moveBox = ([dx, dy], resizes) => {
     stage.box ??= [0.4, 0.4, 0.6, 0.6];
-    for (const i of resizes ? [2, 3] : [0, 1, 2, 3]) stage.box[i] = clamp(stage.box[i] + STEP * [dx, dy][i % 2], 0, 1);
+    [dx, dy].forEach((direction, axis) => {
+      const [low, high] = [stage.box[axis], stage.box[axis + 2]].sort((a, b) => a - b);
+      const step = clamp(STEP * direction, resizes ? -1 : -low, 1 - high); // a moved box keeps its size
+      if (!resizes) stage.box[axis] += step;
+      stage.box[axis + 2] = clamp(stage.box[axis + 2] + step, 0, 1);
+    });
     draw();
   };
   const pan = ([dx, dy]) => {

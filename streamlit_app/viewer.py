@@ -166,9 +166,10 @@ def _draw_full(film: ShownFilm) -> str | None:
     slot, pixels = get_state().slot, find_pixels(film)
     if pixels is None:
         return None
-    if slot.full is None or slot.full[0] != film.was_inverted:
-        slot.full = film.was_inverted, _encode(shrink(pixels, FULL_PX))
-    return slot.full[1]
+    full = slot.full  # another session may empty the slot at any time
+    if full is None or full[0] != film.was_inverted:
+        full = slot.full = film.was_inverted, _encode(shrink(pixels, FULL_PX))
+    return full[1]
 
 
 def _encode(pixels: np.ndarray) -> str:

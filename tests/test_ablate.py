@@ -8,6 +8,7 @@ from PIL import Image
 
 import training  # noqa: F401  before tensorflow
 from experiments.ablate import (
+    LEVERS,
     PROBE,
     format_table,
     format_thresholds,
@@ -97,6 +98,9 @@ def test_a_study_keeps_its_runs_and_prints_its_tables(config, tmp_path, monkeypa
     assert ", sd " in mixup["held out"]
     with pytest.raises(ValueError, match="another configuration"):
         study(tmp_path, dataclasses.replace(config, dropout=0.5), ["base"], list(SERIES_FOLDS), None, 2)
+    monkeypatch.setitem(LEVERS, "base", {"dropout": 0.5})
+    with pytest.raises(ValueError, match="other settings"):
+        study(tmp_path, *arguments)
     thresholds = {
         name: [float(cell) for cell in cells]
         for name, *cells in (row.values() for row in read_table(format_thresholds(tmp_path)))

@@ -24,6 +24,10 @@ def test_films_that_were_shown_are_kept_until_they_are_closed(page):
     assert page.subheader[0].value.startswith("Pneumonia likely")  # the upload waited
     next(button for button in page.button if button.label == "Close film").click().run()
     assert not page.subheader
+    state = page.session_state.page_state
+    assert list(recent(page)) == ["Normal 1", "Normal 2"]
+    kept = (state.slot.film, state.slot.key, state.drawing, state.rows, state.latencies)
+    assert kept == (None, "", None, {}, {})
     assert not page.exception
     show_sample(page, "normal_1")
     assert list(recent(page)) == ["Normal 1", "Normal 2"]

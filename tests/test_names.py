@@ -51,7 +51,22 @@ def test_no_patient_is_in_two_splits_of_the_real_data(real_data):
     assert {f.series for f in validation} == {"IM", "NORMAL2-IM", "bacteria", "virus"}
 
 
+def test_a_patient_stays_in_the_split_that_its_key_gives():
+    """Published figures depend on it."""
+    splits = {
+        "train/NORMAL/IM-0115-0001.jpeg": "train",
+        "train/PNEUMONIA/person1_bacteria_1.jpeg": "train",
+        "train/NORMAL/IM-0128-0001.jpeg": "val",
+        "train/PNEUMONIA/person1004_bacteria_2935.jpeg": "val",
+        "train/PNEUMONIA/person1_virus_6.jpeg": "train",
+        "val/NORMAL/NORMAL2-IM-1427-0001.jpeg": "train",
+        "test/NORMAL/IM-0001-0001.jpeg": "test",
+    }
+    assert {path: parse_path(path).split for path in splits} == splits
+
+
 def test_both_layouts_are_listed(tiny_data, labelled):
+    (labelled / "NORMAL" / ".DS_Store").write_bytes(b"no film")
     films = list_labelled(tiny_data, "val")
     assert len(films) == 12
     assert sum(label for _, label, _ in films) == 6

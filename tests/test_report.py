@@ -14,7 +14,7 @@ from tests.conftest import SAMPLES, make_dicom, save_dicom
 NORMAL = np.asarray(Image.open(SAMPLES / "normal_1.png").convert("L"))
 
 
-def test_the_report_holds_the_result_and_nothing_of_the_file_name(page):
+def test_the_report_holds_the_result_and_nothing_of_the_header(page):
     film = decode(Source("film", "report", lambda: save_dicom(make_dicom(NORMAL))))
     classifier = cxr.Classifier.load("int8")
     prediction = classifier.predict(film.pixels)

@@ -29,7 +29,10 @@ def encode(image: Image.Image, image_format: str, **options) -> bytes:
 
 
 FILM = Image.fromarray(draw_film(5, pneumonia=True, size=300)).crop((0, 0, 240, 300))
+CLEAR = Image.fromarray(np.tile(np.linspace(255, 90, 240).astype(np.uint8), (300, 1)))
 FILES = {
+    "gray and alpha": encode(Image.merge("LA", (FILM, CLEAR)), "PNG"),
+    "color and alpha": encode(Image.merge("RGBA", (*FILM.convert("RGB").split(), CLEAR)), "PNG"),
     "png": encode(FILM, "PNG"),
     "jpeg": encode(FILM, "JPEG", quality=95),
     "color": encode(FILM.convert("RGB"), "JPEG", quality=95),

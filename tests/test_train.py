@@ -152,6 +152,9 @@ def test_wrong_usage_fails_with_a_sentence_and_leaves_no_run(config, tmp_path, m
     failed = run_module("training.train", *flags(dataclasses.replace(config, data=str(tmp_path))))
     assert failed.returncode == 1
     assert "received" in failed.stderr
+    failed = run_module("training.train", *flags(dataclasses.replace(config, freeze_until="blok5")))
+    assert failed.returncode == 1
+    assert "received freeze_until 'blok5'" in failed.stderr
     assert not (tmp_path / "runs").exists()
 
 

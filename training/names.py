@@ -88,7 +88,8 @@ def list_labelled(folder: Path, split: str) -> list[tuple[Path, int, str]]:
     """
     if any((folder / label).is_dir() for label in LABELS):
         paths = [(path, i) for i, label in enumerate(LABELS) for path in (folder / label).glob("*")]
-        found = [(path, i, path.stem.split("_")[0]) for path, i in sorted(paths)]
+        films = sorted((path, i) for path, i in paths if path.suffix.lower() in EXTENSIONS)
+        found = [(path, i, path.stem.split("_")[0]) for path, i in films]
     else:
         names = [name for name in list_films(folder) if name.split == split]
         found = [(folder / name.path, name.label, name.patient) for name in names]

@@ -102,6 +102,7 @@ def train(
     validation = load_validation(config)
     with strategy.scope():
         model = build_from(config, config.weights)
+        set_trainable(model, True, config.freeze_until)  # a wrong name fails before there is a run
     write_config(run, to_flat(config))
     stages = (
         ("head", config.head_epochs, config.head_learning_rate),
