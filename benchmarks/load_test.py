@@ -45,8 +45,9 @@ def draw_upload(classifier: Classifier, visitor: int, number: int) -> Upload:
     """A JPEG that only this visitor has, and what the page must say of it."""
     width, height = WIDTH + 2 * visitor, HEIGHT + 2 * number
     film = make_film(width, height, visitor + number, grain=0.0)
-    probability = format_probability(classifier.predict(read_image(io.BytesIO(film))).probability)
-    return film, f"Chest film of {width} by {height} pixels", probability
+    probability, card = classifier.predict(read_image(io.BytesIO(film))).probability, classifier.card
+    shown = format_probability(probability, card.threshold, *card.uncertain)
+    return film, f"Chest film of {width} by {height} pixels", shown
 
 
 async def visit(url: str, uploads: list[Upload], delay_s: float) -> tuple[list[float], int]:

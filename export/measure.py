@@ -154,7 +154,8 @@ def _screen(novelty: NoveltyModel, films: ScoredFilms) -> dict[str, Any]:
 
 
 def measure_again(model: Path, data: str, external: Path | None) -> None:
-    """Replace the metrics in the card of a model. Calibration and limits stay as they are.
+    """Replace the metrics in the card of a model. Calibration and limits stay as they are, and so do the
+    figures of another hospital unless its images are given.
 
     Args:
         model: a .tflite file with its card.
@@ -174,10 +175,11 @@ def measure_again(model: Path, data: str, external: Path | None) -> None:
     scored = score_splits(classifier, validation, test, external)
     calibration = Calibration(card.temperature, card.offset, card.uncertain)
     novelty = card.novelty and NoveltyModel.from_json(card.novelty)
+    earlier = {name: metrics for name, metrics in card.metrics.items() if name == "external"}
     dataclasses.replace(
         card,
         provenance=card.provenance | ({"external": external.name} if external else {}),
-        metrics=measure_splits(scored, calibration, novelty),
+        metrics=earlier | measure_splits(scored, calibration, novelty),
         operating_points=measure_points(scored, calibration),
         lung_tests={
             "validation": measure_lungs(classifier, validation.films, train),

@@ -136,8 +136,11 @@ def count_channels(model: tf_keras.Model) -> dict[str, int]:
 
 
 def save_network(model: tf_keras.Model, path: Path) -> None:
-    """Save a network and its weights in Keras' own format; the name ends in ``.keras``."""
-    tf_keras.models.save_model(model, path)
+    """Save a network and its weights in Keras' own format; the name ends in ``.keras``. A kill leaves no
+    part of a file under that name."""
+    temporary = path.with_stem(f"new_{path.stem}")
+    tf_keras.models.save_model(model, temporary)
+    temporary.replace(path)
 
 
 def load_exported(run: Path) -> tuple[TrainConfig, tf_keras.Model]:

@@ -115,15 +115,12 @@ def _offer_samples(chosen: str | None, height_px: int | None) -> None:
 
 def _offer_recent(sample: str | None) -> None:
     """Show the other films that this session has shown and still has, and a way to close this one."""
-    state, uploads = get_state(), [upload.file_id for upload in list_uploads()]
-    for key in list(state.recent):
-        if key not in SAMPLES and key.partition("/")[0] not in uploads:  # FILE/INDEX in a ZIP
-            del state.recent[key]
+    state = get_state()
     shown = sample or state.picked
     tiles = [Tile(key, *face, False) for key, face in state.recent.items() if key != shown]
     if tiles:
         gallery.show("recent", "Films shown before", tiles, RECENT_PX, _show_again)
-    st.button("Close film" if sample or len(uploads) == 1 else "Close films", on_click=_close)
+    st.button("Close film" if sample or len(list_uploads()) == 1 else "Close films", on_click=_close)
 
 
 def remember(source: Source, pixels: np.ndarray, verdict: str) -> None:
@@ -246,10 +243,11 @@ def _show_sample(sample: str) -> None:
 
 
 def _show_uploads() -> None:
-    """Show what was uploaded; of several films the last one."""
+    """Show what was uploaded; of several films the last one. Forget what was removed."""
     st.query_params.pop("sample", None)
-    uploads = list_uploads()
-    get_state().picked = uploads[-1].file_id if uploads else ""
+    files = [upload.file_id for upload in list_uploads()]
+    get_state().forget_films({*SAMPLES, *files})
+    get_state().picked = files[-1] if files else ""
 
 
 def _show_again(key: str) -> None:
@@ -259,10 +257,12 @@ def _show_again(key: str) -> None:
     else:
         st.query_params.pop("sample", None)
         get_state().picked = key
+        get_state().picks += 1
 
 
 def _close() -> None:
     """Leave the sample, or remove the uploads, and all that was made of them, from the server."""
     if st.query_params.pop("sample", None) is None:
         limits.release(list_uploads())
+        get_state().emptied += 1
         get_state().forget_films(SAMPLES)

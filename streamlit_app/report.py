@@ -136,8 +136,7 @@ def _list_marks(film: ShownFilm, prediction: Prediction, card: ModelCard) -> lis
 def _tell_novelty(prediction: Prediction, card: ModelCard) -> str:
     if prediction.novelty is None:
         return "not measured"
-    limits = card.novelty
-    return (
-        f"{prediction.novelty:.2f}; 1 is usual, unfamiliar above "
-        f"{limits['unfamiliar']:.2f}, refused above {limits['refused']:.2f}"
-    )
+    novelty, limits = prediction.novelty, [card.novelty[name] for name in ("unfamiliar", "refused")]
+    shown = [format_number(limit, novelty) for limit in limits]
+    told = format_number(novelty, *limits)
+    return f"{told}; 1 is usual, unfamiliar above {shown[0]}, refused above {shown[1]}"

@@ -8,6 +8,7 @@ import streamlit as st
 
 from cxr import Classifier, ModelCard, Prediction
 from cxr.novelty import REFUSED, UNFAMILIAR
+from cxr.rounding import format_number
 from streamlit_app.intake import announce
 from streamlit_app.state import ShownFilm, get_state
 from streamlit_app.viewer import show_alone
@@ -144,7 +145,8 @@ def badge(screening: str | None) -> str:
 
 def _tell_novelty(prediction: Prediction, card: ModelCard) -> str:
     limit = card.novelty["refused" if prediction.screening == REFUSED else "unfamiliar"]
-    figures = f"novelty {prediction.novelty:.2f}, limit {limit:.2f}"
+    novelty, shown = format_number(prediction.novelty, limit), format_number(limit, prediction.novelty)
+    figures = f"novelty {novelty}, limit {shown}"
     return f"This film differs from the training films ({figures})."
 
 

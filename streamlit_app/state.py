@@ -115,15 +115,21 @@ class PageState:
     drawing: tuple[Hashable, Drawing] | None = None
     latencies: dict[int, tuple[Hashable, list[Latency]]] = dataclasses.field(default_factory=dict)
 
-    def forget_films(self, samples: Container[str]) -> None:
-        """Forget the uploads and what was made of them. Of those shown before, ``samples`` stay."""
-        self.emptied += 1
-        self.slot.key = self.picked = ""
-        self.slot.empty()
-        self.recent = {key: face for key, face in self.recent.items() if key in samples}
-        self.drawing = None
-        for kept in (self.rows, self.latencies, self.inversion_requested, self.overridden):
-            kept.clear()
+    def forget_films(self, kept: Container[str]) -> None:
+        """Forget the films, and what was made of them, but for the samples and files in ``kept``."""
+
+        def is_kept(key: str) -> bool:
+            return key.partition("/")[0] in kept  # FILE/INDEX in a ZIP
+
+        if not is_kept(self.slot.key):
+            self.slot.key = ""
+            self.slot.empty()
+            self.drawing = None
+            self.latencies.clear()
+        if not is_kept(self.picked):
+            self.picked = ""
+        self.recent = {key: face for key, face in self.recent.items() if is_kept(key)}
+        self.rows = {key: row for key, row in self.rows.items() if is_kept(key[0])}
 
 
 def get_state() -> PageState:

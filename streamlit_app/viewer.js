@@ -242,7 +242,8 @@ export default function ({ data, parentElement, setStateValue }) {
 
   if (stage.digest !== data.digest) { // the settings of one film do not suit the next
     reset();
-    stage.box = stage.requested = null;
+    stage.box = data.box; // drawn on this film before, or null
+    stage.requested = null;
   }
   stage.digest = data.digest;
   draw();

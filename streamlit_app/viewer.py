@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import streamlit as st
 from PIL import Image
-from streamlit.components.v2.bidi_component.state import BidiComponentResult
 
 from cxr import ModelCard, Prediction
 from cxr.classifier import STRIDE
@@ -49,13 +49,11 @@ def show(film: ShownFilm, drawing: Drawing, prediction: Prediction, card: ModelC
     Returns:
         The box that the visitor has drawn on this film, or None.
     """
-    asked = st.session_state.get(VIEWER) or {}
-    full = _draw_full(film) if asked.get("full") == film.digest else None
     if prediction.screening == REFUSED:
-        _view(film, drawing.film, full=full)
+        _view(film, drawing.film)
         return None
-    visible = is_visible(prediction, card)
-    said = _view(film, drawing.film, full, drawing.layer, drawing.outline, visible, boxing)
+    box, visible = _read_box(_said().get("box"), film.digest), is_visible(prediction, card)
+    _view(film, drawing.film, drawing.layer, drawing.outline, visible, boxing, box)
     st.markdown(tell_place(prediction, card))
     if visible:
         st.caption(
@@ -63,7 +61,12 @@ def show(film: ShownFilm, drawing: Drawing, prediction: Prediction, card: ModelC
             f"films; right and left are the child's. {tell_resolution(film, prediction, card)}: it "
             "points to a region, not to a lesion."
         )
-    return _read_box(said.box, film.digest)
+    return box
+
+
+def _said() -> Mapping[str, object]:
+    """What the browser sent last: ``box`` and ``full``."""
+    return st.session_state.get(VIEWER) or {}
 
 
 def _read_box(drawn: object, digest: str) -> Box:
@@ -179,27 +182,28 @@ def _encode(pixels: np.ndarray) -> str:
 def _view(
     film: ShownFilm,
     picture: str,
-    full: str | None = None,
     layer: str | None = None,
     outline: str | None = None,
     visible: bool = False,
     boxing: bool = False,
-) -> BidiComponentResult:
+    box: Box = None,
+) -> None:
     """Show the viewer, which zooms, moves, brightens and inverts the film in the browser."""
     height, width = film.size
     description = f"Chest film of {width} by {height} pixels"
-    return _viewer(
+    _viewer(
         key=VIEWER,
         data={
             "digest": film.digest,
             "film": picture,
-            "full": full,
+            "full": _draw_full(film) if _said().get("full") == film.digest else None,
             "larger": max(film.size) > SHOWN_PX,
             "layer": layer,
             "outline": outline,
             "aspect": width / height,
             "visible": visible,
             "boxing": boxing,
+            "box": box,
             "linked": "sample" in st.query_params,
             "description": description + ("" if layer is None else ", colored where evidence came from"),
         },

@@ -63,7 +63,8 @@ def examine(film: ShownFilm, drawing: Drawing, prediction: Prediction, classifie
     first, second = (
         format_probability(p.probability, card.threshold, *card.uncertain) for p in (before, again)
     )
-    right.markdown(f"**{first} becomes {second}:** {tell_verdict(again, card).lower()}")
+    verdict = "uncertain" if again.uncertain else tell_verdict(again, card).lower()
+    right.markdown(f"**{first} becomes {second}:** {verdict}")
     if part != BOX:
         expected = "comes near 0.5" if part == LUNGS else "stays where it was"
         right.caption(

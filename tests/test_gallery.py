@@ -33,6 +33,16 @@ def test_films_that_were_shown_are_kept_until_they_are_closed(page):
     assert list(recent(page)) == ["Normal 1", "Normal 2"]
 
 
+def test_a_film_that_is_removed_from_the_drop_zone_is_forgotten(page):
+    upload(page, "Doe_Jane.png", PNEUMONIA)
+    state = page.session_state.page_state
+    assert state.slot.film is not None
+    page.file_uploader[0].set_value([]).run()
+    assert not page.exception
+    kept = (state.slot.film, state.slot.key, state.drawing, state.latencies, state.recent, state.picked)
+    assert kept == (None, "", None, {}, {}, "")
+
+
 def test_a_session_remembers_the_last_films(page, monkeypatch):
     monkeypatch.setattr(film, "MAX_RECENT", 2)
     for sample in ("normal_1", "normal_2", "pneumonia_1"):

@@ -229,7 +229,8 @@ def train_lungs(config: LungConfig, runs: Path = Path("runs"), resume: bool = Fa
         loss_weights={"turn": TURN_WEIGHT},
     )
     write_config(run, to_flat(config))
-    earlier = read_history(run)
+    # a kill between a row of the history and its backup leaves a row that comes again, and later a pair
+    earlier = list({row["epoch"]: row for row in read_history(run)}.values())
     best = tf_keras.callbacks.ModelCheckpoint(
         str(run / "best_weights.h5"),
         "val_dice",

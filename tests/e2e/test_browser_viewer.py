@@ -205,6 +205,17 @@ def test_a_box_is_erased_where_it_is_dragged(show):
         page.keyboard.press("ArrowLeft")
     assert page.locator(".box").bounding_box()["width"] == pytest.approx(small["width"], abs=1)
 
+    settle(page)
+    page.get_by_role("button", name="Normal 1", exact=True).click()
+    wait_for_verdict(page, "Pneumonia unlikely")
+    settle(page)
+    assert page.get_by_text("becomes").count() == 0
+    assert page.locator(".box").is_hidden()
+    page.get_by_role("button", name="Pneumonia 2", exact=True).click()  # the box is still on its film
+    page.get_by_text("becomes").wait_for()
+    settle(page)
+    assert page.locator(".box").bounding_box()["width"] == pytest.approx(small["width"], abs=1)
+
 
 def test_settings_of_the_viewer_end_with_their_film(show):
     page = show()
