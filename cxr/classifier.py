@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -14,11 +13,10 @@ from cxr.errors import InvalidModelError
 from cxr.imaging import WHOLE, preprocess
 from cxr.lungs import FILE, SHIPPED, LungFinder, Lungs, interpolation_matrix, upsample
 from cxr.model_card import LungCard, ModelCard
-from cxr.model_file import MODELS_DIR, open_runner, read_model
+from cxr.model_file import INPUT, MODELS_DIR, Network, read_model
 from cxr.novelty import REFUSED, NoveltyModel
 
 MODEL_NAMES = ("int8", "float32")
-INPUT = "image"
 STRIDE = 32  # px of the network's input along the side of a cell
 EVIDENCE_SIDE = 80  # points along each side of the film
 UNSURE = 0.85  # share of lung in a cell of the mask up to which it has no weight: the edges of the lungs
@@ -93,9 +91,8 @@ class Classifier:
             "evidence": (np.float32, (1, side, side, 1)),
             "embedding": (np.float32, (1, None)),
         }
-        self._runner = open_runner(model, num_threads, tensors)
-        self._novelty = _load_novelty(card, self._runner)
-        self._lock = threading.Lock()
+        self.network = Network(model, num_threads, tensors)
+        self._novelty = _load_novelty(card, self.network)
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike[str] = "int8", num_threads: int = 1) -> Classifier:
@@ -129,7 +126,7 @@ class Classifier:
         start = time.perf_counter()
         image = self.prepare(pixels, lungs)
         prepared = time.perf_counter()
-        output, run_ms = self.run(image)
+        output, run_ms = self.network.run(image)
         ran = time.perf_counter()
         card = self.card
         evidence, weights = spread_evidence(output["evidence"][0, :, :, 0], lungs)
@@ -175,13 +172,6 @@ class Classifier:
     def prepare(self, pixels: np.ndarray, lungs: Lungs) -> np.ndarray:
         """The network's input, uint8 (1, S, S, 1): the box of the lungs of an image uint8 (H, W)."""
         return preprocess(pixels, self.card.input_size, lungs.box or WHOLE)[np.newaxis]
-
-    def run(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-        """The network's outputs, and how long it took without waiting for its turn, ms."""
-        with self._lock:
-            start = time.perf_counter()
-            output = self._runner(**{INPUT: image})
-            return output, (time.perf_counter() - start) * 1e3
 
 
 def spread_evidence(cells: np.ndarray, lungs: Lungs) -> tuple[np.ndarray, np.ndarray]:
@@ -244,14 +234,14 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _load_novelty(card: ModelCard, runner) -> NoveltyModel | None:
+def _load_novelty(card: ModelCard, network: Network) -> NoveltyModel | None:
     if card.novelty is None:
         return None
     try:
         novelty = NoveltyModel.from_json(card.novelty)
     except ValueError as error:
         raise InvalidModelError(f"Received a card {card.name}.json: {error}.") from error
-    width = int(runner.get_output_details()["embedding"]["shape"][1])
+    width = network.shapes["embedding"][1]
     if (features := len(novelty.space.mean)) != width:
         raise InvalidModelError(
             f"Received a card {card.name}.json with novelty statistics of {features} features; "

@@ -67,8 +67,8 @@ def measure_latency(
         if repeat > warmup and time.perf_counter() > end:
             break
         for samples, classifier in zip(runs, classifiers, strict=True):
-            lungs_ms = classifier.finder.run(prediction.lungs.image)[1]
-            times = lungs_ms, classifier.run(prediction.image)[1]
+            lungs_ms = classifier.finder.network.run(prediction.lungs.image)[1]
+            times = lungs_ms, classifier.network.run(prediction.image)[1]
             if repeat >= warmup:
                 samples.append(times)
     measured = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from PIL import Image
 from cxr.errors import InvalidModelError
 from cxr.imaging import WHOLE, Box, preprocess
 from cxr.model_card import LungCard
-from cxr.model_file import MODELS_DIR, open_runner, read_model
+from cxr.model_file import INPUT, MODELS_DIR, Network, read_model
 from cxr.novelty import Subspace
 
 STRIDE = 4  # input pixels along the side of a cell of the mask
@@ -72,13 +71,12 @@ class LungFinder:
         self.card = card
         size, side = card.input_size, card.input_size // STRIDE
         tensors = {
-            "image": (np.uint8, (1, size, size, 1)),
+            INPUT: (np.uint8, (1, size, size, 1)),
             "lungs": (np.float32, (1, side, side, 1)),
             "turn": (np.float32, (1, 4)),
         }
-        self._runner = open_runner(model, num_threads, tensors)
+        self.network = Network(model, num_threads, tensors)
         self._shape = _load_shape(card)
-        self._lock = threading.Lock()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] = SHIPPED, num_threads: int = 1) -> LungFinder:
@@ -97,7 +95,7 @@ class LungFinder:
         start = time.perf_counter()
         image = self.prepare(pixels)
         prepared = time.perf_counter()
-        output, run_ms = self.run(image)
+        output, run_ms = self.network.run(image)
         ran = time.perf_counter()
         mask, turn = output["lungs"][0, :, :, 0], output["turn"][0]
         area, certain = np.mean(mask >= 0.5), np.mean(mask >= CERTAIN)
@@ -121,13 +119,6 @@ class LungFinder:
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         """The network's input, uint8 (1, S, S, 1), of an image uint8 (H, W)."""
         return preprocess(pixels, self.card.input_size)[np.newaxis]
-
-    def run(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-        """The network's outputs, and how long it took without waiting for its turn, ms."""
-        with self._lock:
-            start = time.perf_counter()
-            output = self._runner(image=image)
-            return output, (time.perf_counter() - start) * 1e3
 
 
 def find_box(mask: np.ndarray) -> Box:
