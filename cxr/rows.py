@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from cxr.classifier import Classifier
 from cxr.errors import InvalidImageError
-from cxr.imaging import ImageFile, make_reader, read_image
+from cxr.imaging import ImageFile, read_film
 from cxr.rounding import round_safely
 
 COLUMNS = (
@@ -71,18 +70,9 @@ def score_film(
         waited for the decoder and for the model.
     """
     row: Row = dict.fromkeys(COLUMNS) | {"path": name}
-    start = time.perf_counter()
-
-    def read_in_turn() -> bytes:
-        nonlocal start
-        start = time.perf_counter()
-        return read()
-
     try:
-        read = make_reader(file)
-        pixels = read_image(read_in_turn, on_wait)
-        decode_ms = (time.perf_counter() - start) * 1e3
-        prediction = classifier.predict(pixels)
+        film = read_film(file, on_wait)
+        prediction = classifier.predict(film.pixels)
     except Exception as error:  # one film must not stop the others
         return Scored(fail_film(name, error), is_temporary=getattr(error, "is_temporary", False))
     probability, viral = prediction.probability, prediction.viral_probability
@@ -97,9 +87,9 @@ def score_film(
         "screening": prediction.screening,
         "inverted": prediction.looks_inverted,
         "lung_box": box and [round(edge, BOX_DIGITS) for edge in box],
-        "latency_ms": round(decode_ms + sum(prediction.latency_ms.values()), 3),
+        "latency_ms": round(film.decode_ms + sum(prediction.latency_ms.values()), 3),
     }
-    return Scored(row, pixels)
+    return Scored(row, film.pixels)
 
 
 def fail_film(name: str, error: Exception) -> Row:

@@ -229,7 +229,7 @@ def test_rows_that_failed_for_the_machine_are_scored_again(page, monkeypatch):
         raise InvalidImageError(NO_PROCESS, is_temporary=True)
 
     with monkeypatch.context() as broken:
-        broken.setattr("cxr.rows.read_image", fail)
+        broken.setattr("cxr.rows.read_film", fail)
         upload(page, "films.zip", archive({"a.png": NORMAL, "b.png": png(PHOTOGRAPH)[:50]}))
         assert all(NO_PROCESS in error for error in page.dataframe[0].value.error)
     page.run()

@@ -226,7 +226,7 @@ def test_a_failure_of_the_machine_is_not_a_row_of_the_film(model, films, capfd, 
     write_films(films, 1)
     scorer = Scorer(model, None, str(films), attempts=None)
     with monkeypatch.context() as broken:
-        broken.setattr("cxr.rows.read_image", fail)
+        broken.setattr("cxr.rows.read_film", fail)
         row = scorer.score("film_00.png")
     assert row["temporary"]
     assert "temporary" not in scorer.score("film_00.png")

@@ -121,7 +121,7 @@ def test_one_film_that_contradicts_itself_does_not_stop_the_others(folder, capfd
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(("owner", "name"), [(cxr.rows, "read_image"), (Classifier, "predict")])
+@pytest.mark.parametrize(("owner", "name"), [(cxr.rows, "read_film"), (Classifier, "predict")])
 @pytest.mark.parametrize("kind", [ValueError, MemoryError, RecursionError])
 def test_whatever_a_film_raises_is_its_row_and_logged_by_its_type(
     folder, capfd, monkeypatch, caplog, owner, name, kind
