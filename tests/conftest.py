@@ -28,6 +28,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # else each worker takes all cores, and
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "streamlit_app" / "samples"
+# settings of training.augmentation.Augmentation that change nothing but for a mirror image
+STILL = {
+    "whole_frame_share": 1.0, "rotation_deg": 0.0, "style": 0.0, "band_gains": 0.0,
+    "convolution_share": 0.0, "border_share": 0.0, "copy_share": 0.0,
+}  # fmt: skip
 CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
 
 

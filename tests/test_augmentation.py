@@ -4,15 +4,10 @@ import pytest
 
 import training  # noqa: F401  before tensorflow
 from cxr import preprocess
+from tests.conftest import STILL
 from training.augmentation import Augmentation, augment
 
 tf = pytest.importorskip("tensorflow")
-
-
-STILL = {
-    "whole_frame_share": 1.0, "rotation_deg": 0.0, "style": 0.0, "band_gains": 0.0,
-    "convolution_share": 0.0, "border_share": 0.0, "copy_share": 0.0,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

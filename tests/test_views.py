@@ -7,7 +7,7 @@ import pytest
 
 import training  # noqa: F401  before tensorflow
 from cxr.lungs import lung_box
-from tests.conftest import draw_film, draw_lungs
+from tests.conftest import STILL, draw_film, draw_lungs
 from training.alterations import (
     alter_background,
     alter_lungs,
@@ -25,14 +25,7 @@ from training.views import Surroundings, augment_view, view_films
 tf = pytest.importorskip("tensorflow")
 
 SIZE = 96
-STILL = Augmentation(
-    whole_frame_share=1.0,
-    rotation_deg=0.0,
-    style=0.0,
-    band_gains=0.0,
-    convolution_share=0.0,
-    copy_share=0.0,
-)
+UNCHANGED = Augmentation(**STILL)
 NOTHING = Surroundings(swapped_share=0.0, background_share=0.0, erased_share=0.0)
 
 
@@ -42,7 +35,7 @@ def draw_layers(seed, pneumonia=False, shift=0):
     return np.roll(layers.astype(np.uint8), shift, axis=1)
 
 
-def augment(film, other=None, seed=0, settings=STILL, **surroundings):
+def augment(film, other=None, seed=0, settings=UNCHANGED, **surroundings):
     changes = dataclasses.replace(NOTHING, **surroundings)
     other = draw_layers(99) if other is None else other
     view, is_erased = augment_view(film, other, SIZE, tf.constant([seed, 0]), settings, changes)
