@@ -5,8 +5,8 @@ Command, after ``python -m benchmarks.peers``::
     python -m experiments.levers --peers runs/peers/160 --data data/chest_xray
 
 Each split is quantized with the ranges of the export, which then fits the heads again; here it does not.
-Latencies are measured in turns. The signs of the logits
-are compared with those of float32 on the validation patients.
+Latencies are measured in turns. The signs of the logits are compared with those of float32 on the
+validation patients.
 """
 
 from __future__ import annotations
