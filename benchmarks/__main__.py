@@ -29,11 +29,14 @@ MODELS = [str(ROOT / "models" / f"pneumonia_{name}.tflite") for name in ("int8",
 
 
 def run(module: str, *arguments: object, package: str = "benchmarks") -> str:
-    """Run a benchmark. Returns the table that it prints, without messages of libraries."""
+    """Run a benchmark. Returns the table that it prints, without messages of libraries. The table goes to
+    stderr as well, so that a failure of a later benchmark loses nothing."""
     command = [sys.executable, "-m", f"{package}.{module}", *map(str, arguments)]
     print(" ".join(command[2:]), file=sys.stderr, flush=True)
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return "\n".join(line for line in result.stdout.splitlines() if line.startswith("|"))
+    table = "\n".join(line for line in result.stdout.splitlines() if line.startswith("|"))
+    print(table, file=sys.stderr, flush=True)
+    return table
 
 
 def main() -> None:

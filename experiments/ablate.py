@@ -27,7 +27,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from cxr import LungFinder, read_image
-from experiments.boxes import BOXES, UNSQUEEZED, read_sizes, unsqueeze_fold
+from experiments.boxes import BOXES, ORIGINAL_SIZES, UNSQUEEZED, read_sizes, unsqueeze_fold
 from experiments.folds import PATIENTS_FOLD, SERIES_FOLDS, Fold, make_folds
 from experiments.options import new_parser
 from training.averaging import WeightAverage, write_weights
@@ -272,8 +272,15 @@ def main() -> None:
     parser.add_argument("--masks", default=PROBE.masks, help="the lung masks, as training.train")
     parser.add_argument("--weights", default=PROBE.weights, help="initial weights, as training.train")
     parser.add_argument("--external", type=Path, help="labelled images of another hospital")
-    levers, folds = list(LEVERS), list(SERIES_FOLDS)
-    parser.add_argument("--levers", nargs="+", choices=LEVERS, default=levers, help="all unless given")
+    levers = [lever for lever in LEVERS if lever != UNSQUEEZED]
+    folds = list(SERIES_FOLDS)
+    parser.add_argument(
+        "--levers",
+        nargs="+",
+        choices=LEVERS,
+        default=levers,
+        help=f"unless given, all but {UNSQUEEZED!r}, which needs {ORIGINAL_SIZES} in the masks' folder",
+    )
     parser.add_argument(
         "--folds",
         nargs="+",

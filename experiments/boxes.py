@@ -88,7 +88,9 @@ def read_sizes(data: str, masks: str) -> pd.DataFrame:
     """
     file = Path(masks or masks_beside(data)) / ORIGINAL_SIZES
     if not file.exists():
-        raise ValueError(f"received masks without {file.name}; accepted are rows film,width,height")
+        raise ValueError(
+            f"received {file.parent} without {ORIGINAL_SIZES}; accepted are rows film,width,height"
+        )
     return pd.read_csv(file).set_index("film")
 
 

@@ -4,8 +4,9 @@ Command, on the validation patients::
 
     python -m experiments.channels --run runs/b0
 
-The rounds are saved in the run's folder, where ``python -m export --keep`` finds them again. With
-``--criteria`` the two ways to choose channels are compared instead.
+The rounds are saved in the run's folder, where ``python -m export --keep`` finds them again; those of
+``--teachers`` in a folder of their own. With ``--criteria`` the two ways to choose channels are compared
+instead.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def sweep_channels(study: Study, teachers: list[Path]) -> str:
     _, whole = load_run(study.run)
     networks = [whole, *(load_run(path)[1] for path in teachers)]
     folder = rounds_folder(study.run, ShrinkConfig())
+    if teachers:  # an export's rounds learn from the run alone
+        folder = folder.with_name(f"{folder.name}_teachers")
     rounds = shrink(whole, study.config, study.train, ShrinkConfig(), networks, folder)
     films = study.calibration_films[..., :1]
     float32 = to_tflite(whole)

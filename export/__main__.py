@@ -128,7 +128,6 @@ def export(
         model = prune(model, trained, train, config.sparsity, config.epochs, config.learning_rate)
     if is_pruned:
         float32 = to_tflite(model)
-    save_network(model, run / EXPORTED)
     calibration, more = (
         view_films(vary(choose_calibration_films(train, count)), size)[..., :1]
         for count in (CALIBRATION_FILMS, HEAD_FILMS)
@@ -169,6 +168,7 @@ def export(
     check_loss(reports["float32"].validation_auroc, reports["int8"].validation_auroc)
     for name in ("float32", "int8"):
         check_lungs(reports[name])
+    save_network(model, run / EXPORTED)
     return gate_cause(reports)
 
 

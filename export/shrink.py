@@ -154,7 +154,7 @@ def fine_tune(
         teachers: networks of the same input.
         epochs: epochs as long as those of the run; with 0, ``model`` itself is returned.
         learning_rate: peak of the schedule.
-        number: of this fine-tune, so that each draws other batches.
+        number: of this fine-tune, so that each draws other batches and another dropout.
         feature_weight: weight of ``feature_loss`` from the first teacher's pooled features. They tell
             which images are unlike those of training, and an answer alone keeps little of that.
 
@@ -164,6 +164,8 @@ def fine_tune(
     if not epochs:
         return model
     config = dataclasses.replace(config, label_smoothing=0.0)
+    epoch = PROBE_EPOCH + 1 + number
+    tf_keras.utils.set_random_seed(1000 * config.seed + epoch)  # of dropout
     student = tf_keras.models.clone_model(model)
     student.set_weights(model.get_weights())
     set_trainable(student, True, config.freeze_until, config.freeze_norms)
@@ -184,7 +186,7 @@ def fine_tune(
         taught = tf.stack([sick, sick * viral], axis=1)
         return views, (TEACHER_SHARE * taught + (1.0 - TEACHER_SHARE) * targets, features[0])
 
-    batches = training_batches(rows, config, epoch=PROBE_EPOCH + 1 + number).map(ask_teachers).prefetch(2)
+    batches = training_batches(rows, config, epoch).map(ask_teachers).prefetch(2)
     learner.fit(batches, steps_per_epoch=steps, epochs=epochs, callbacks=[average], verbose=2)
     write_weights(learner, average.weights())
     return student

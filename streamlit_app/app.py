@@ -53,7 +53,8 @@ except InvalidModelError as error:
 classifier = model.classifier
 
 sources, anyway = film.choose(), False
-if batch.is_many(sources):
+is_batch = batch.is_many(sources)
+if is_batch:
     source, anyway = batch.show(sources, classifier)
 else:
     source = sources[0] if sources else None
@@ -68,7 +69,7 @@ try:
     chest_film = screening.as_shown(film.decode(source))
 except InvalidImageError as error:
     st.error(f"This file cannot be scored. {error}")
-    intake.announce("This file cannot be scored")
+    intake.announce("This file cannot be scored", source.key)
     sidebar.describe_model(classifier)
     st.stop()
 
@@ -79,9 +80,13 @@ if not screening.admits(prediction, chest_film, anyway):
     sidebar.describe_model(classifier)
     st.stop()
 
-bar = verdict.show(prediction, classifier.card)
+if is_batch and (chest_film.was_inverted or (screening.is_refused(prediction) and not anyway)):
+    st.caption("The table and the CSV have this film as it was received.")
+bar = verdict.show(prediction, classifier.card, chest_film.digest)
 drawing = viewer.draw(chest_film, prediction, classifier.card)
-film.remember(source, drawing.pixels, verdict.tell_briefly(prediction.label, classifier.card))
+film.remember(
+    source, drawing.pixels, verdict.tell_briefly(prediction.label, prediction.screening, classifier.card)
+)
 left, right = st.columns(2, gap="large")
 with left:
     small = dataclasses.replace(chest_film, pixels=drawing.pixels)  # what fragments and buttons keep

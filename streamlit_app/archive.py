@@ -30,8 +30,12 @@ class _BoundedFile(io.BytesIO):
 
     is_bounded = True
 
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.size = len(data)  # a look at the buffer would copy it
+
     def read(self, size: int | None = -1, /) -> bytes:
-        left = len(self.getbuffer()) - self.tell()
+        left = self.size - self.tell()
         wanted = left if size is None or size < 0 else min(size, left)
         if self.is_bounded and wanted > MAX_DIRECTORY_BYTES:
             raise InvalidImageError("a ZIP archive of far too many members")

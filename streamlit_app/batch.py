@@ -168,7 +168,8 @@ def _tell_briefly(row: Row, card: ModelCard) -> str:
         return "not read"
     if row["probability"] is None:
         return "refused"
-    return f"{tell_briefly(row['label'], card)}, {_tell_probability(row, card)}"
+    verdict = tell_briefly(row["label"], row["screening"], card)
+    return f"{verdict}, {_tell_probability(row, card)}"
 
 
 def _score_all(films: Sequence[Source], classifier: Classifier) -> list[Row]:

@@ -184,7 +184,7 @@ def decode(source: Source) -> ShownFilm:
         slot.key = source.key
         slot.empty()
     if slot.error is not None:  # a hostile file must not cost as much again in each run
-        raise slot.error
+        raise InvalidImageError(slot.error)
     shown = slot.film or _decode(source, slot, queue)
     _keep(slot, shown)
     return shown
@@ -204,7 +204,7 @@ def _decode(source: Source, slot: FilmSlot, queue: DeltaGenerator) -> ShownFilm:
             film = read_film(read, lambda ahead: tell_queue(queue, ahead))
     except InvalidImageError as error:
         if not error.is_temporary:
-            slot.error = error
+            slot.error = error.received  # an exception would keep the file, by its traceback
         raise
     queue.empty()
     return ShownFilm(film.pixels, film.pixels.shape, film.notes, digest, film.decode_ms)

@@ -39,7 +39,15 @@ export default function ({ data }) {
     region.style.cssText = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)";
     document.body.append(region);
   }
-  if (region.textContent !== data) region.textContent = data;
+  const { sentence, film } = data;
+  if (region.textContent === sentence && region.dataset.film === film) return;
+  if (region.textContent === sentence) { // of another film: only a change is read
+    region.textContent = "";
+    setTimeout(() => { if (region.dataset.film === film) region.textContent = sentence; }, 100);
+  } else {
+    region.textContent = sentence;
+  }
+  region.dataset.film = film;
 }
 """
 
@@ -54,7 +62,12 @@ def listen() -> None:
     _intake(key="intake", height=HEIGHT_PX)
 
 
-def announce(sentence: str) -> None:
-    """Have screen readers say a sentence, without moving their focus. It is not seen."""
+def announce(sentence: str, film: str = "") -> None:
+    """Have screen readers say a sentence, without moving their focus. It is not seen.
+
+    Args:
+        sentence: what is said.
+        film: what it is said of. The same sentence is said again for another film.
+    """
     with st.container(key="announcer"):  # which the page's style takes no room for
-        _announcer(data=sentence)
+        _announcer(data={"sentence": sentence, "film": film})

@@ -16,6 +16,8 @@ from streamlit_app.viewer import show_alone
 TURNS = {1: "rotated to the left", 2: "upside down", 3: "rotated to the right"}
 EXTERNAL = {"nih_adults": "adult films from the NIH"}
 KNOWN = "frontal chest films of children"
+# what stands beside the verdict of a film that is not typical
+MARKS = {REFUSED: "Refused film, scored anyway", UNFAMILIAR: "Unfamiliar film"}
 LOOKS_INVERTED = "This film looks inverted: air is white in it."
 
 
@@ -71,7 +73,7 @@ def refuse(prediction: Prediction, film: ShownFilm, card: ModelCard) -> None:
     reason, explanation = tell_refusal(prediction, card)
     title = f"Not scored: {reason[0].lower()}{reason[1:]}"
     st.subheader(title, anchor=False)
-    announce(title)
+    announce(title, film.digest)
     left, right = st.columns(2, gap="large")
     with left:
         show_alone(film)
@@ -134,13 +136,6 @@ def name_external(card: ModelCard) -> str:
 
 def _override(digest: str) -> None:
     get_state().overridden.add(digest)
-
-
-def badge(screening: str | None) -> str:
-    """The mark beside a verdict, in markdown, if the film is not typical."""
-    if screening == REFUSED:
-        return " &ensp; :red-badge[Refused film, scored anyway]"
-    return " &ensp; :orange-badge[Unfamiliar film]" if screening == UNFAMILIAR else ""
 
 
 def _tell_novelty(prediction: Prediction, card: ModelCard) -> str:

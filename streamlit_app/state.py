@@ -12,7 +12,7 @@ import numpy as np
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from cxr import InvalidImageError, Latency
+from cxr import Latency
 from cxr.rows import Row
 
 PAGE_STATE = "page_state"
@@ -53,14 +53,14 @@ class FilmSlot:
         film: the film as it was decoded, or None.
         full: whether the film is inverted, and a data URL of it in its own resolution; None until the
             visitor enlarges it.
-        error: why the file cannot be scored, or None.
+        error: what was received, if it cannot be scored, or None.
         used: when it was last shown, by the monotonic clock, s.
     """
 
     key: str = ""
     film: ShownFilm | None = None
     full: tuple[bool, str] | None = None
-    error: InvalidImageError | None = None
+    error: str | None = None
     used: float = 0.0
 
     def empty(self) -> None:

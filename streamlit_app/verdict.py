@@ -10,23 +10,27 @@ from cxr.novelty import REFUSED
 from cxr.rounding import format_number, format_probability
 from streamlit_app.charts import draw_probability
 from streamlit_app.intake import announce
-from streamlit_app.screening import badge, name_external
+from streamlit_app.screening import MARKS, name_external
 
 SCOPE = "Judged: pneumonia only, in children of 1 to 5 years."
 
 
-def show(prediction: Prediction, card: ModelCard) -> DeltaGenerator:
-    """Show the verdict, its probability and the threshold, to be seen at a glance.
+def show(prediction: Prediction, card: ModelCard, film: str) -> DeltaGenerator:
+    """Show the verdict, its probability and the threshold, to be seen at a glance. ``film`` is the digest
+    of its film.
 
     Returns:
         The place of the bar.
     """
-    uncertain = " &ensp; :orange-badge[Uncertain]" if prediction.uncertain else ""
-    said = f"{tell_verdict(prediction, card)} &ensp; {tell_probability(prediction, card)}"
+    verdict, probability = tell_verdict(prediction, card), tell_probability(prediction, card)
+    marks = ["Uncertain"] if prediction.uncertain else []
+    if prediction.screening in MARKS:
+        marks.append(MARKS[prediction.screening])
+    said, color = f"{verdict} &ensp; {probability}", "orange"
     if prediction.screening == REFUSED:
-        said = f":gray[{said}]"
-    st.subheader(f"{said}{uncertain}{badge(prediction.screening)}", anchor=False)
-    announce(f"{tell_verdict(prediction, card)}, probability {tell_probability(prediction, card)}")
+        said, color = f":gray[{said}]", "red"
+    st.subheader(" &ensp; ".join([said, *(f":{color}-badge[{m}]" for m in marks)]), anchor=False)
+    announce(", ".join([verdict, f"probability {probability}", *map(str.lower, marks)]), film)
     bar = st.empty()
     draw_bar(bar, prediction, card, card.threshold)
     st.caption(SCOPE)
@@ -47,9 +51,10 @@ def tell_verdict(prediction: Prediction, card: ModelCard) -> str:
     return tell_label(prediction.label, card)
 
 
-def tell_briefly(label: str, card: ModelCard) -> str:
-    """One of the card's labels in one word, for below a thumbnail."""
-    return tell_label(label, card).removeprefix("Pneumonia ")
+def tell_briefly(label: str, screening: str | None, card: ModelCard) -> str:
+    """One of the card's labels, for below a thumbnail: in one word, unless the film is refused."""
+    word = tell_label(label, card).removeprefix("Pneumonia ")
+    return f"refused: {word}" if screening == REFUSED else word
 
 
 def tell_label(label: str, card: ModelCard) -> str:

@@ -73,7 +73,13 @@ export default function ({ data, parentElement, setStateValue }) {
   ];
   const sendBox = () => {
     const [x0, y0, x1, y1] = sortCorners(stage.box);
-    if (x1 - x0 > 0.01 && y1 - y0 > 0.01) setStateValue("box", { digest: data.digest, corners: [x0, y0, x1, y1] });
+    const isLarge = x1 - x0 > 0.01 && y1 - y0 > 0.01;
+    if (isLarge) setStateValue("box", { digest: data.digest, corners: [x0, y0, x1, y1] });
+    return isLarge;
+  };
+  const restoreBox = () => { // a click, or a finger that comes before a second one, draws no box
+    stage.box = stage.scored;
+    draw();
   };
 
   // x and y: the point that stays where it is, as shares of the pane
@@ -146,6 +152,7 @@ export default function ({ data, parentElement, setStateValue }) {
     stage.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
     stage.setPointerCapture(event.pointerId);
     if (stage.pointers.size === 2) {
+      if (stage.action === "box") restoreBox();
       stage.action = "two";
       stage.two = describeTwo();
       stage.start = new Map(stage.pointers);
@@ -154,6 +161,7 @@ export default function ({ data, parentElement, setStateValue }) {
     } else if (isBoxing()) {
       stage.action = "box";
       const [x, y] = placeOnFilm(event);
+      stage.scored = stage.box;
       stage.box = [x, y, x, y];
     } else {
       stage.action = "move";
@@ -190,7 +198,7 @@ export default function ({ data, parentElement, setStateValue }) {
   };
   stage.onpointerup = stage.onpointercancel = (event) => {
     if (!stage.pointers.delete(event.pointerId)) return;
-    if (stage.action === "box" && event.type === "pointerup") sendBox();
+    if (stage.action === "box" && !(event.type === "pointerup" && sendBox())) restoreBox();
     stage.action = null;
   };
   stage.oncontextmenu = stage.ondragstart = (event) => event.preventDefault();

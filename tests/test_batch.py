@@ -2,6 +2,9 @@
 
 import io
 import logging
+import random
+import re
+import tracemalloc
 import zipfile
 
 import pytest
@@ -12,6 +15,7 @@ from cxr.rows import Scored
 from streamlit_app import batch
 from streamlit_app.archive import unpack
 from streamlit_app.film import Source
+from streamlit_app.state import BATCH_VIEW
 from tests.conftest import SAMPLES, load_photograph, png, show_sample, upload
 
 NORMAL = (SAMPLES / "normal_1.png").read_bytes()
@@ -60,9 +64,51 @@ def test_scores_of_refused_films_are_shown_and_withheld_again(page):
     page.checkbox[0].check().run()
     assert "Refused film, scored anyway" in page.subheader[1].value
     assert "Withdraw the score" not in [button.label for button in page.button]  # the box does it
+    assert "The table and the CSV have this film" not in " ".join(c.value for c in page.caption)
     page.checkbox[0].uncheck().run()
     assert not page.exception
     assert page.subheader[1].value.startswith("Not scored")
+    next(b for b in page.button if b.label == "Score it anyway").click().run()
+    assert "Refused film, scored anyway" in page.subheader[1].value
+    assert "The table and the CSV have this film" in " ".join(c.value for c in page.caption)
+    assert list(page.dataframe[0].value.verdict) == ["", "Pneumonia unlikely"]
+
+
+def test_a_tile_in_the_gallery_says_that_its_film_is_refused(page, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "streamlit_app.batch.gallery.show", lambda key, _title, tiles, *_: shown.append(tiles)
+    )
+    upload(page, "films.zip", archive({"photograph.png": png(PHOTOGRAPH), "normal.png": NORMAL}))
+    page.session_state[BATCH_VIEW] = "Gallery"
+    page.run()
+    assert shown[-1][0].note == "refused"
+    page.checkbox[0].check().run()
+    assert not page.exception
+    refused, normal = (tile.note for tile in shown[-1])
+    assert re.fullmatch(r"refused: (un)?likely, \S+", refused)
+    assert normal.startswith("unlikely, ")
+
+
+def test_a_refused_member_leaves_nothing_of_its_file(page):
+    """An exception that is kept would keep its traceback, and with it what was unpacked."""
+    upload(page, "films.zip", archive({"bad.png": bytes(2**20), "normal.png": NORMAL}))
+    state = page.session_state.page_state
+    state.picked = next(key for (key, _), row in state.rows.items() if row["path"] == "bad.png")
+    for _ in range(2):
+        page.run()
+        assert page.error[0].value.startswith("This file cannot be scored. Received")
+        assert type(state.slot.error) is str
+
+
+def test_an_archive_is_not_copied_in_memory():
+    data = archive({"a.bin": random.Random(0).randbytes(2**24)})
+    tracemalloc.start()
+    listed = list(unpack([Source("films.zip", "key", lambda: data)]))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(listed) == 1
+    assert peak < 2**22
 
 
 def test_a_film_of_a_zip_stays_among_the_films_shown_before(page):

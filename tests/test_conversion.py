@@ -15,6 +15,7 @@ from cxr.lungs import lung_box
 from export.__main__ import main
 from export.convert import build_export_model, to_tflite
 from export.prune import measure_sparsity, prune
+from export.structure import EXPORTED
 from export.validate import (
     MIN_CAUSE_AUROC,
     QuantizationError,
@@ -114,6 +115,7 @@ def test_a_worse_int8_model_is_refused_and_nothing_is_written(run, model, tmp_pa
     assert int8 == pytest.approx(1 - float32, abs=1e-3)
     assert "0.01 is accepted. Nothing written." in message
     assert not out.exists()
+    assert not (folder / EXPORTED).exists()
 
 
 def test_a_cause_that_one_model_recognizes_badly_on_validation_is_given_by_none():

@@ -51,6 +51,16 @@ def test_a_smaller_network_learns_what_the_whole_one_says(small_backbone, tiny_f
         np.testing.assert_array_equal(old, new)
 
 
+def test_a_fine_tune_is_repeated_exactly(small_backbone, tiny_films):
+    """Also its dropout, whatever was drawn before: a stopped export continues as if it had not been."""
+    model = build_model(small_backbone, image_size=64, dropout=0.5)
+    first, second = (
+        fine_tune(model, CONFIG, tiny_films, [model], epochs=1, learning_rate=1e-2) for _ in range(2)
+    )
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_the_loss_of_features_is_a_share_of_their_variance():
     rng = np.random.default_rng(0)
     taught = rng.normal(3.0, 5.0, (64, 20)).astype(np.float32)

@@ -1,5 +1,7 @@
 """The films of a session, and going back to one of them."""
 
+import re
+
 import numpy as np
 
 from streamlit_app import film
@@ -52,9 +54,15 @@ def test_a_session_remembers_the_last_films(page, monkeypatch):
 
 def test_the_verdict_of_a_film_is_that_of_the_last_model(page, monkeypatch):
     show_sample(page, "normal_1")
-    monkeypatch.setattr("streamlit_app.verdict.tell_briefly", lambda label, card: card.variant)
+    monkeypatch.setattr("streamlit_app.verdict.tell_briefly", lambda label, screening, card: card.variant)
     page.radio(key="model").set_value("float32").run()
     assert recent(page) == {"Normal 1": "float32"}
+
+
+def test_a_refused_film_that_was_scored_anyway_is_shown_as_refused(page):
+    show_sample(page, "refused")
+    next(button for button in page.button if button.label == "Score it anyway").click().run()
+    assert re.fullmatch("refused: (un)?likely", recent(page)["Refused"])
 
 
 def test_the_refused_sample_is_refused(page):

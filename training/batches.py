@@ -18,7 +18,8 @@ def count_steps(films: tf.data.Dataset, config: TrainConfig) -> int:
 
 
 def training_batches(films: tf.data.Dataset, config: TrainConfig, epoch: int) -> tf.data.Dataset:
-    """Endless augmented batches with half of each class on average. Every epoch has its own seed.
+    """Endless augmented batches with half of each class on average. Each epoch of a stage has its own
+    seed; both stages begin with the same one.
 
     Args:
         films: rows of ``load_split`` with masks, ``image`` uint8 (F, F, 2).

@@ -30,7 +30,9 @@ PERCENTILE_STEP = 4  # px between those that the percentiles are taken of
 class Surroundings:
     """How often images are changed around their lungs. The defaults are those of the published run."""
 
-    swapped_share: float = setting(0.4, "share of images whose lungs are put into another's frame")
+    swapped_share: float = setting(
+        0.4, "share of images with their lungs that are put into another's frame"
+    )
     background_share: float = setting(
         0.6, "share of the others whose surroundings are covered or changed"
     )

@@ -76,6 +76,21 @@ def test_the_verdict_is_read_aloud(open_page):
     page.get_by_role("button", name="Pneumonia 1", exact=True).click()
     wait_for_verdict(page, "Pneumonia likely")
     page.get_by_role("status").filter(has_text=re.compile("^Pneumonia likely, probability")).wait_for()
+    said = page.evaluate_handle("""() => {
+        const said = [], region = document.getElementById("cxr-said");
+        new MutationObserver(() => said.push(region.textContent)).observe(region, { childList: true });
+        return said;
+    }""")
+    settle(page)
+    page.get_by_role("button", name="Pneumonia 2", exact=True).click()  # the same words, read again
+    page.wait_for_function("said => said.length === 2", arg=said)
+    empty, again = said.json_value()
+    assert empty == ""
+    assert again == page.get_by_role("status").filter(has_text="Pneumonia likely").inner_text()
+    settle(page)
+    page.get_by_role("button", name="Uncertain", exact=True).click()
+    page.get_by_role("status").filter(has_text=re.compile(r"probability \S+, uncertain$")).wait_for()
+    settle(page)
     page.get_by_role("button", name="Refused", exact=True).click()
     page.get_by_role("status").filter(has_text="Not scored: no lungs were found").wait_for()
     assert page.get_by_role("heading", level=1).inner_text().startswith("CXR Lite")
