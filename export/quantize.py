@@ -24,7 +24,7 @@ from training.validation import corrupt
 Range = tuple[float, float]
 
 CALIBRATION_FILMS = 256
-RANGE_PERCENTILES = (0.05, 99.95)
+RANGE_PERCENTILES = (0.1, 99.9)
 FLOAT_LAYERS = (
     "StatefulPartitionedCall.*",  # evidence, cause and embedding
     ".*/(rescaling|normalization|stem_|block1a_).*",

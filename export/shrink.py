@@ -17,9 +17,9 @@ import tensorflow as tf
 import tf_keras
 
 from export.importance import channel_costs, choose_channels, norm_scales, observe, total_cost
-from export.structure import keep_channels, load_network, save_network
+from export.structure import keep_channels, load_network, pool_inside, save_network
 from training.averaging import WeightAverage, write_weights
-from training.batches import count_steps, training_batches
+from training.batches import UNDECIDED, count_steps, training_batches
 from training.config import TrainConfig
 from training.flags import setting, to_flat
 from training.model import POOLED_LAYER, set_trainable
@@ -145,7 +145,9 @@ def fine_tune(
     """Train a network on the run's batches and on what the teachers say of them.
 
     The loss is linear in its targets, so both are learned by learning their weighted mean. Labels are not
-    smoothed: the teachers' answers are smooth enough.
+    smoothed: the teachers' answers are smooth enough. An image without lungs keeps its target of one
+    half: what a teacher still says of it comes from its frame. The network learns to give these answers
+    with the pooling of the runtime; pooled otherwise than in training, its logits would be too low.
 
     Args:
         model: the network; it is not changed.
@@ -166,8 +168,7 @@ def fine_tune(
     config = dataclasses.replace(config, label_smoothing=0.0)
     epoch = PROBE_EPOCH + 1 + number
     tf_keras.utils.set_random_seed(1000 * config.seed + epoch)  # of dropout
-    student = tf_keras.models.clone_model(model)
-    student.set_weights(model.get_weights())
+    student = pool_inside(model)
     set_trainable(student, True, config.freeze_until, config.freeze_norms)
     rows = films.to_dataset()
     steps = count_steps(rows, config)
@@ -184,7 +185,9 @@ def fine_tune(
         answers = [tf.sigmoid(said) for said in logits]
         sick, viral = tf.unstack(tf.add_n(answers) / len(answers), axis=1)
         taught = tf.stack([sick, sick * viral], axis=1)
-        return views, (TEACHER_SHARE * taught + (1.0 - TEACHER_SHARE) * targets, features[0])
+        taught = TEACHER_SHARE * taught + (1.0 - TEACHER_SHARE) * targets
+        is_erased = tf.reduce_all(targets == UNDECIDED, axis=1, keepdims=True)
+        return views, (tf.where(is_erased, targets, taught), features[0])
 
     batches = training_batches(rows, config, epoch).map(ask_teachers).prefetch(2)
     learner.fit(batches, steps_per_epoch=steps, epochs=epochs, callbacks=[average], verbose=2)

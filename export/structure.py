@@ -18,7 +18,7 @@ import numpy as np
 import tf_keras
 
 from training.config import TrainConfig
-from training.model import CUSTOM_LAYERS, load_config
+from training.model import CUSTOM_LAYERS, LungWeights, load_config
 
 # the axis of each weight of a layer along which a group's channels lie, or None
 BLOCK_AXES = {
@@ -125,6 +125,15 @@ def keep_channels(
         if count and layer["name"].endswith(("stem_conv", "expand_conv", "se_expand")):
             settings["filters"] = count
     return _build(config, values)
+
+
+def pool_inside(model: tf_keras.Model) -> tf_keras.Model:
+    """A new network with the same weights that pools as the runtime does, where there surely is lung."""
+    config = model.get_config()
+    for layer in config["layers"]:
+        if layer["class_name"] == LungWeights.__name__:
+            layer["config"]["inner"] = True
+    return _build(config, {layer.name: layer.get_weights() for layer in model.layers})
 
 
 def count_channels(model: tf_keras.Model) -> dict[str, int]:

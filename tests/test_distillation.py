@@ -51,6 +51,19 @@ def test_a_smaller_network_learns_what_the_whole_one_says(small_backbone, tiny_f
         np.testing.assert_array_equal(old, new)
 
 
+def test_no_answer_is_learned_for_images_without_lungs(small_backbone, tiny_films):
+    """The teacher calls them pneumonia; their own target is one half."""
+    teacher = build_model(small_backbone, image_size=64)
+    head = teacher.get_layer("logit")
+    head.set_weights([head.kernel.numpy(), np.array([3.0])])
+    student = build_model(small_backbone, image_size=64)
+    surroundings = dataclasses.replace(CONFIG.surroundings, erased_share=1.0)
+    config = dataclasses.replace(CONFIG, surroundings=surroundings, average_steps=1)
+    learned = fine_tune(student, config, tiny_films, [teacher], epochs=6, learning_rate=1e-2)
+    erased = np.full((1, 64, 64, 2), 128, np.float32)
+    assert abs(expit(learned.predict(erased, verbose=0)[0, 0]) - 0.5) < 0.1
+
+
 def test_a_fine_tune_is_repeated_exactly(small_backbone, tiny_films):
     """Also its dropout, whatever was drawn before: a stopped export continues as if it had not been."""
     model = build_model(small_backbone, image_size=64, dropout=0.5)

@@ -119,6 +119,18 @@ def test_pooling_weighs_the_lungs():
     assert constant == pytest.approx(7, rel=1e-5)
 
 
+def test_inner_pooling_leaves_out_what_is_hardly_lung():
+    """As the runtime does: an unsure part and the edges have no weight, the middle of the lungs has."""
+    mask = np.zeros((1, 160, 160, 1), np.float32)
+    mask[0, 32:128, 0:64] = 255
+    mask[0, 32:128, 96:160] = 0.8 * 255
+    whole, inner = (LungWeights(5, inner=inner)(mask).numpy()[0, ..., 0] for inner in (False, True))
+    assert whole[:, 3:].sum() > 0.35
+    assert inner[:, 3:].sum() < 0.01
+    assert inner[2].sum() > whole[2].sum() + 0.02  # less at the upper and lower edges
+    assert inner.sum() == pytest.approx(1, rel=1e-5)
+
+
 def test_the_small_network_has_no_weights_to_load():
     with pytest.raises(ValueError, match="received weights"):
         build_model("small_cnn", 64, "somewhere.h5")

@@ -15,6 +15,7 @@ from export.structure import (
     keep_channels,
     list_groups,
     load_network,
+    pool_inside,
     save_network,
 )
 from training.config import TrainConfig
@@ -167,6 +168,22 @@ def test_rounds_are_saved_and_not_repeated(model, tiny_films, tmp_path, monkeypa
         next(shrink(model, CONFIG, tiny_films, settings, [model, model], tmp_path))
     with pytest.raises(ValueError, match="taylor, norm"):
         next(shrink(model, CONFIG, tiny_films, ShrinkConfig(criterion="size"), [model], tmp_path / "x"))
+
+
+def test_pooling_inside_changes_the_pooling_alone(model, views, tmp_path):
+    inside = pool_inside(model)
+    for old, new in zip(model.get_weights(), inside.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    save_network(inside, tmp_path / "network.keras")
+    told, again, as_before = (
+        network.predict(views, verbose=0)
+        for network in (inside, load_network(tmp_path / "network.keras"), model)
+    )
+    np.testing.assert_array_equal(told, again)
+    assert np.abs(told - as_before).max() > 1e-6
+    everywhere = np.concatenate([views[..., :1], np.full_like(views[..., :1], 255.0)], axis=-1)
+    whole, inner = (network.predict(everywhere, verbose=0) for network in (model, inside))
+    np.testing.assert_allclose(whole, inner, rtol=1e-4, atol=1e-5)
 
 
 def test_a_saved_network_is_the_same(model, views, tmp_path):

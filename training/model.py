@@ -13,6 +13,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
+from cxr.classifier import UNSURE
 from cxr.lungs import interpolation_matrix
 from training.config import TrainConfig
 from training.flags import from_flat
@@ -64,6 +65,7 @@ IMAGE_LAYER = "image"
 PADDINGS = ("torchvision", "keras")
 STRIDE = 32  # px of the image along the side of a cell of the features
 MASK_CELLS = 8  # along the side of a cell of the features
+EDGE_CELLS = 3  # of the mask, over which a drawn edge is blurred to be as unsure as a found one
 POOLED_LAYER = "pooled"
 LOGIT_LAYER = "logit"  # log-odds of pneumonia
 CAUSE_LAYER = "cause"  # log-odds of a virus, given pneumonia
@@ -86,28 +88,38 @@ class TakeChannel(layers.Layer):
 
 
 class LungWeights(layers.Layer):
-    """The weight of each cell of the features, (B, cells, cells, 1) of sum 1, from masks (B, S, S, 1).
+    """The weight of each cell of the features, (B, cells, cells, 1) of sum 1, from masks (B, S, S, 1) of
+    0..255.
 
     With these weights, the weighted mean of the cells is the mean of their bilinear interpolation over
     the lungs, as in ``cxr.classifier``. Without any lung, all cells have the same weight.
+
+    Args:
+        cells: along each side.
+        inner: count only what is surely lung, as the runtime does. The masks that it finds are less sure
+            of the edges than those that people draw; this blurs the drawn ones as much.
     """
 
-    def __init__(self, cells: int, **options: Any) -> None:
+    def __init__(self, cells: int, inner: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.cells = cells
+        self.inner = inner
 
     def call(self, mask: tf.Tensor) -> tf.Tensor:
         """Weigh the cells."""
         side = MASK_CELLS * self.cells
-        small = tf.image.resize(mask, (side, side), method="area")[..., 0]
+        small = tf.image.resize(mask, (side, side), method="area")
+        if self.inner:
+            small = tf.nn.avg_pool2d(small / 255.0, EDGE_CELLS, 1, "SAME")
+            small = tf.clip_by_value((small - UNSURE) / (1.0 - UNSURE), 0.0, 1.0)
         places = (np.arange(side) + 0.5) / side
         spread = tf.constant(interpolation_matrix(places, self.cells), tf.float32)
-        weights = tf.einsum("bij,ik,jl->bkl", small, spread, spread) + 1e-3
+        weights = tf.einsum("bij,ik,jl->bkl", small[..., 0], spread, spread) + 1e-3
         return (weights / tf.reduce_sum(weights, (1, 2), keepdims=True))[..., tf.newaxis]
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of ``from_config``."""
-        return super().get_config() | {"cells": self.cells}
+        return super().get_config() | {"cells": self.cells, "inner": self.inner}
 
 
 class WeightedPooling(layers.Layer):
