@@ -92,6 +92,7 @@ def test_a_worse_int8_model_is_refused_and_nothing_is_written(run, model, tmp_pa
     is measured in place of int8 is a network with the opposite head."""
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
+    (folder / EXPORTED).unlink(missing_ok=True)  # of another test
     config = from_flat(TrainConfig, json.loads((folder / "config.json").read_text()))
     films = load_validation(config).films
     embed = tf_keras.Model(model.input, model.get_layer("pooled").output)
