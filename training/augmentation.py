@@ -40,7 +40,7 @@ class Augmentation:
     style: float = setting(
         1.0, "strength of gamma, contrast and brightness, and of blur or sharpening; 0 for none"
     )
-    # .7 helps the whole network, and one of .4, but not one of a quarter (models/README.md)
+    # .7 may help the whole network, and one of .4, but not one of a quarter (models/README.md)
     band_gains: float = setting(
         0.0, "strength of random gains of three bands of detail; 0 for blur or sharpening in their place"
     )
