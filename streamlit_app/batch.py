@@ -233,8 +233,9 @@ def _withhold(row: Row, anyway: bool) -> Row:
 def _summarize(rows: Sequence[Row]) -> None:
     failed = sum(row["error"] is not None for row in rows)
     odd = sum(row["screening"] not in (None, TYPICAL) for row in rows)
-    positive = sum(row["label"] == "PNEUMONIA" for row in rows)
-    scored = sum(row["label"] is not None for row in rows)
+    labels = [row["label"] for row in rows if row["screening"] != REFUSED]  # even if theirs are shown
+    positive = labels.count("PNEUMONIA")
+    scored = len(labels) - labels.count(None)
     st.subheader(f"{positive} of {scored} films: pneumonia likely", anchor=False)
     st.caption(
         f"{len(rows)} files: {scored} scored, {odd} unlike the films that the model knows (unfamiliar or "

@@ -85,6 +85,7 @@ def test_a_tile_in_the_gallery_says_that_its_film_is_refused(page, monkeypatch):
     assert shown[-1][0].note == "refused"
     page.checkbox[0].check().run()
     assert not page.exception
+    assert page.subheader[0].value == "0 of 1 films: pneumonia likely"
     refused, normal = (tile.note for tile in shown[-1])
     assert re.fullmatch(r"refused: (un)?likely, \S+", refused)
     assert normal.startswith("unlikely, ")
