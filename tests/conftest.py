@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -334,3 +335,12 @@ def config(tiny_data):
         head_epochs=1,
         epochs=1,
     )
+
+
+def archive(members: dict[str, bytes]) -> bytes:
+    """A ZIP archive of files by name."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, data in members.items():
+            zipped.writestr(name, data)
+    return file.getvalue()
