@@ -5,6 +5,7 @@ They refuse a hostile file early and with a reason. ``cxr.decoding`` limits the 
 
 from __future__ import annotations
 
+import re
 import struct
 
 from cxr.errors import InvalidImageError
@@ -18,6 +19,8 @@ MAX_TILE_RATIO = 4  # size of a tile of a TIFF to that of its image
 SMALL_TILE_PIXELS = 2**20  # tiles up to this size may be larger than a small image
 
 JPEG_START, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
+# a scan's header with its length and its one to four components; libjpeg refuses any other
+SCAN_HEADER = re.compile(JPEG_SCAN + rb"\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 PNG_START = b"\x89PNG\r\n\x1a\n"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0")
 BIG_TIFF_STARTS = (b"II+\0", b"MM\0+")
@@ -45,7 +48,7 @@ def check_scans(data: bytes, parts: int = 0) -> None:
         data: a JPEG, or a TIFF that holds JPEGs.
         parts: strips or tiles of a TIFF, each of which has its own scans.
     """
-    scans = data.count(JPEG_SCAN)
+    scans = sum(1 for _ in SCAN_HEADER.finditer(data))
     if scans > MAX_SCANS + parts:
         raise InvalidImageError(f"a JPEG of {scans} scans, where a progressive one has about ten")
 

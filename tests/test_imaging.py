@@ -222,6 +222,14 @@ def test_a_jpeg_of_endless_scans_is_refused():
         read_image(io.BytesIO(data[:-2] + last * 200 + data[-2:]))
 
 
+def test_a_phones_photo_with_its_video_behind_it_is_read(film):
+    """Any video of some megabytes holds the two bytes that mark a scan a hundred times."""
+    video = np.random.default_rng(0).bytes(16 * 2**20)
+    assert video.count(b"\xff\xda") > 100
+    data = encode(gray(film), format="JPEG").read()
+    np.testing.assert_array_equal(read_image(io.BytesIO(data + video)), read_image(io.BytesIO(data)))
+
+
 def test_a_tiff_of_many_jpeg_strips_is_read():
     film = draw_film(0, pneumonia=True, size=2200)
     file = encode(gray(film), format="TIFF", compression="jpeg", tiffinfo={278: 16})
