@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 import io
-import mimetypes
-from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
@@ -17,7 +15,7 @@ from cxr import ModelCard, Prediction, overlay_evidence
 from cxr.novelty import REFUSED, UNFAMILIAR
 from cxr.rounding import format_number
 from streamlit_app.screening import tell_lungs, tell_refusal
-from streamlit_app.state import ShownFilm
+from streamlit_app.state import SAVING, ShownFilm
 from streamlit_app.verdict import SCOPE, tell_external, tell_probability, tell_threshold, tell_verdict
 from streamlit_app.viewer import shrink, tell_place, tell_resolution, to_data_url
 
@@ -26,34 +24,42 @@ TEMPLATE = jinja2.Environment(autoescape=True).from_string(
 )
 
 
+@st.fragment
 def offer(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
-    """Show the buttons for the report and the picture, which are made when a button is pressed.
+    """Offer the report and the picture. Both are made when the menu is opened.
+
+    It is a fragment: opening the menu costs no run of the page. A file that Streamlit makes on a click
+    belongs to no session, so it is gone when two runs of any visitors end before it is fetched.
 
     Args:
-        film: in the size in which it is shown, because the button keeps it.
+        film: in the size in which it is shown, because the menu keeps it.
         prediction: of the film.
         card: of the model.
     """
+    with st.popover("Save", icon=":material/download:", key=SAVING, on_change="rerun") as menu:
+        if menu.open:
+            _offer_files(film, prediction, card)
+
+
+def _offer_files(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
     name = f"cxr_lite_{film.digest[:8]}"
-    with st.container(horizontal=True):
-        _offer_file(
-            "Download a report",
-            lambda: make_report(film, prediction, card),
-            f"{name}.html",
-            "One HTML file: film, evidence, verdict, model, limits. No file name, no DICOM header.",
+    st.download_button(
+        "Download a report",
+        make_report(film, prediction, card),
+        f"{name}.html",
+        "text/html",
+        on_click="ignore",
+    )
+    st.caption("One HTML file: film, evidence, verdict, model, limits. No file name, no DICOM header.")
+    if prediction.screening != REFUSED:
+        st.download_button(
+            "Evidence as PNG",
+            make_picture(film, prediction, card),
+            f"{name}.png",
+            "image/png",
+            on_click="ignore",
         )
-        if prediction.screening != REFUSED:
-            _offer_file(
-                "Evidence as PNG",
-                lambda: make_picture(film, prediction, card),
-                f"{name}.png",
-                "The film with the evidence over it.",
-            )
-
-
-def _offer_file(title: str, make: Callable[[], str | bytes], name: str, explanation: str) -> None:
-    kind = mimetypes.guess_type(name)[0]
-    st.download_button(title, make, name, kind, on_click="ignore", help=explanation)
+        st.caption("The film with the evidence over it.")
 
 
 def make_picture(film: ShownFilm, prediction: Prediction, card: ModelCard) -> bytes:

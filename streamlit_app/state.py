@@ -19,7 +19,7 @@ PAGE_STATE = "page_state"
 MODEL, THREADS = "model", "threads"  # these two are also the names in the address
 COMPARE, THRESHOLD, VIEWER, WHAT_IF = "compare", "threshold", "viewer", "what_if"
 PREVALENCE = "prevalence"
-EXPLORER, ELSEWHERE, ABOUT = "explorer", "elsewhere", "about"  # what can be opened
+EXPLORER, ELSEWHERE, ABOUT, SAVING = "explorer", "elsewhere", "about", "saving"  # what can be opened
 BATCH_VIEW, BATCH_ORDER, BATCH_ANYWAY = "batch_view", "batch_order", "batch_anyway"
 
 

@@ -126,7 +126,7 @@ def test_the_lungs_are_erased_on_request(open_page):
 def test_report(open_page, tmp_path):
     page = open_page("/?sample=normal_2&model=float32")
     wait_for_verdict(page, "Pneumonia unlikely")
-    settle(page)  # Streamlit drops a file that is made on request when two runs end before it is fetched
+    page.get_by_role("button", name="Save", exact=True).click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download a report").click()
     path = tmp_path / "report.html"

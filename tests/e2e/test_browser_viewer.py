@@ -239,6 +239,7 @@ def test_settings_of_the_viewer_end_with_their_film(show):
 
 def test_the_evidence_is_saved_as_a_picture(show, tmp_path):
     page = show()
+    page.get_by_role("button", name="Save", exact=True).click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Evidence as PNG").click()
     download.value.save_as(tmp_path / "evidence.png")
