@@ -43,22 +43,12 @@ def offer(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
 
 def _offer_files(film: ShownFilm, prediction: Prediction, card: ModelCard) -> None:
     name = f"cxr_lite_{film.digest[:8]}"
-    st.download_button(
-        "Download a report",
-        make_report(film, prediction, card),
-        f"{name}.html",
-        "text/html",
-        on_click="ignore",
-    )
+    report = make_report(film, prediction, card)
+    st.download_button("Download a report", report, f"{name}.html", "text/html", on_click="ignore")
     st.caption("One HTML file: film, evidence, verdict, model, limits. No file name, no DICOM header.")
     if prediction.screening != REFUSED:
-        st.download_button(
-            "Evidence as PNG",
-            make_picture(film, prediction, card),
-            f"{name}.png",
-            "image/png",
-            on_click="ignore",
-        )
+        picture = make_picture(film, prediction, card)
+        st.download_button("Evidence as PNG", picture, f"{name}.png", "image/png", on_click="ignore")
         st.caption("The film with the evidence over it.")
 
 

@@ -1,4 +1,4 @@
-"""Many films on the page, and archives that mean harm."""
+"""Many films on the page, one by one or in archives."""
 
 import logging
 import re
