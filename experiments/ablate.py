@@ -49,8 +49,8 @@ PROBE = TrainConfig(name="ablation", image_size=96, average_steps=40)
 BASE = "base"
 LEVERS: dict[str, dict[str, float]] = {
     BASE: {},
-    "no style changes": {"style": 0.0, "convolution_share": 0.0},
-    "gains of bands": {"band_gains": 0.7},
+    "no style changes": {"style": 0.0, "band_gains": 0.0, "convolution_share": 0.0},
+    "no gains of bands": {"band_gains": 0.0},
     "full gains of bands": {"band_gains": 1.0},
     "covered borders": {"border_share": 0.5},
     "no resampling, no JPEG": {"copy_share": 0.0},

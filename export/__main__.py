@@ -70,7 +70,7 @@ class ExportConfig:
     epochs: int = setting(1, "epochs of fine-tuning while zeros are made")
     learning_rate: float = setting(1e-4, "peak learning rate of that")
     keep: float = setting(
-        0.25, f"share of the channels' time that is kept: 1, or one of {', '.join(map(str, ROUNDS))}"
+        0.4, f"share of the channels' time that is kept: 1, or one of {', '.join(map(str, ROUNDS))}"
     )
     last_epochs: int = setting(16, "epochs of fine-tuning after the last round of removing channels")
     last_learning_rate: float = setting(5e-4, "peak learning rate of that")

@@ -146,8 +146,9 @@ def fine_tune(
 
     The loss is linear in its targets, so both are learned by learning their weighted mean. Labels are not
     smoothed: the teachers' answers are smooth enough. An image without lungs keeps its target of one
-    half: what a teacher still says of it comes from its frame. The network learns to give these answers
-    with the pooling of the runtime; pooled otherwise than in training, its logits would be too low.
+    half, and its features are not taught: what a teacher still sees in it comes from its frame. The
+    network learns to give these answers with the pooling of the runtime; pooled otherwise than in
+    training, its logits would be too low.
 
     Args:
         model: the network; it is not changed.
@@ -180,14 +181,15 @@ def fine_tune(
     @tf.autograph.experimental.do_not_convert  # nothing branches, and converting teachers takes seconds
     def ask_teachers(
         views: tf.Tensor, targets: tf.Tensor
-    ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
         logits, features = zip(*(teacher(views, training=False) for teacher in teachers), strict=True)
         answers = [tf.sigmoid(said) for said in logits]
         sick, viral = tf.unstack(tf.add_n(answers) / len(answers), axis=1)
         taught = tf.stack([sick, sick * viral], axis=1)
         taught = TEACHER_SHARE * taught + (1.0 - TEACHER_SHARE) * targets
-        is_erased = tf.reduce_all(targets == UNDECIDED, axis=1, keepdims=True)
-        return views, (tf.where(is_erased, targets, taught), features[0])
+        is_erased = tf.reduce_all(targets == UNDECIDED, axis=1)
+        weights = tf.ones_like(sick), 1.0 - tf.cast(is_erased, tf.float32)  # of answers and features
+        return views, (tf.where(is_erased[:, tf.newaxis], targets, taught), features[0]), weights
 
     batches = training_batches(rows, config, epoch).map(ask_teachers).prefetch(2)
     learner.fit(batches, steps_per_epoch=steps, epochs=epochs, callbacks=[average], verbose=2)

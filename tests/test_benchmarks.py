@@ -56,9 +56,9 @@ def test_a_relay_counts_delays_and_limits_what_passes():
 
 def test_macs_are_those_of_a_pruned_efficientnet():
     """EfficientNetB0 has .39 billion at 224 px with three channels (Tan and Le 2019), of which the stem
-    has 10.8 million. Pruning has left .24 of them."""
+    has 10.8 million. Pruning has left .35 of them."""
     whole = (390e6 - 10.8e6 * 2 / 3) * (160 / 224) ** 2
-    assert count_macs(find_model("float32")) == pytest.approx(0.24 * whole, rel=0.03)
+    assert count_macs(find_model("float32")) == pytest.approx(0.35 * whole, rel=0.03)
     assert count_macs(find_model("int8")) == count_macs(find_model("float32"))
 
 

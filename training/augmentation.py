@@ -40,9 +40,8 @@ class Augmentation:
     style: float = setting(
         1.0, "strength of gamma, contrast and brightness, and of blur or sharpening; 0 for none"
     )
-    # .7 may help the whole network, and one of .4, but not one of a quarter (models/README.md)
     band_gains: float = setting(
-        0.0, "strength of random gains of three bands of detail; 0 for blur or sharpening in their place"
+        0.7, "strength of random gains of three bands of detail; 0 for blur or sharpening in their place"
     )
     convolution_share: float = setting(0.4, "share of images that get a random 3x3 convolution")
     border_share: float = setting(

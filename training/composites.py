@@ -43,7 +43,7 @@ SETS = {
             "normal_2": "train/NORMAL/NORMAL2-IM-0497-0001.jpeg",
             "pneumonia_1": "train/PNEUMONIA/person688_bacteria_2584.jpeg",
             "pneumonia_2": "train/PNEUMONIA/person1068_bacteria_3002.jpeg",
-            "uncertain": "train/PNEUMONIA/person397_virus_790.jpeg",
+            "uncertain": "train/PNEUMONIA/person1554_virus_2696.jpeg",
             "unfamiliar": "train/NORMAL/NORMAL2-IM-0497-0001.jpeg",
         },
     ),

@@ -74,7 +74,7 @@ def test_the_table_has_no_export_of_its_own(open_page, files):
 def test_the_gallery_is_stepped_through_with_keys(open_page):
     page = open_page(width=390)
     upload(page, *(SAMPLES / f"{name}.png" for name in ("normal_1", "pneumonia_1", "uncertain")))
-    page.get_by_role("heading", name="2 of 3 films: pneumonia likely").wait_for()
+    page.get_by_role("heading", name="1 of 3 films: pneumonia likely").wait_for()
     wait_for_verdict(page, "Pneumonia")  # of the last film
     page.get_by_role("radio", name="Gallery").click()
     tile = page.get_by_role("button", name=re.compile("^normal_1.png: unlikely, under"))
