@@ -188,7 +188,7 @@ def fine_tune(
         taught = tf.stack([sick, sick * viral], axis=1)
         taught = TEACHER_SHARE * taught + (1.0 - TEACHER_SHARE) * targets
         is_erased = tf.reduce_all(targets == UNDECIDED, axis=1)
-        weights = tf.ones_like(sick), 1.0 - tf.cast(is_erased, tf.float32)  # of answers and features
+        weights = tf.ones_like(sick), tf.where(is_erased, 0.0, 1.0)  # of answers and features
         return views, (tf.where(is_erased[:, tf.newaxis], targets, taught), features[0]), weights
 
     batches = training_batches(rows, config, epoch).map(ask_teachers).prefetch(2)

@@ -67,21 +67,16 @@ def test_no_answer_is_learned_for_images_without_lungs(small_backbone, tiny_film
 
 
 def test_no_features_are_learned_of_images_without_lungs(small_backbone, tiny_films):
-    """Where all lungs are erased, the teacher's features make no difference, whatever their weight."""
+    """Where all lungs are erased, the weight of the teacher's features makes no difference."""
     teacher, student = (build_model(small_backbone, image_size=64) for _ in range(2))
-    whole, erased = (_move_by_features(student, share, teacher, tiny_films) for share in (0.0, 1.0))
-    assert erased < 1e-3 * whole
-
-
-def _move_by_features(student, erased_share, teacher, films):
-    """How far the loss of the features moves the student's weights in an epoch."""
-    surroundings = dataclasses.replace(CONFIG.surroundings, erased_share=erased_share)
+    surroundings = dataclasses.replace(CONFIG.surroundings, erased_share=1.0)
     config = dataclasses.replace(CONFIG, surroundings=surroundings, average_steps=1)
-    with_features, without = (
-        fine_tune(student, config, films, [teacher], 1, 1e-2, feature_weight=w).get_weights()
-        for w in (5.0, 0.0)
+    first, second = (
+        fine_tune(student, config, tiny_films, [teacher], 1, 1e-2, feature_weight=weight)
+        for weight in (0.0, 5.0)
     )
-    return max(np.abs(a - b).max() for a, b in zip(with_features, without, strict=True))
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_a_fine_tune_is_repeated_exactly(small_backbone, tiny_films):

@@ -1,3 +1,4 @@
+import json
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ from training.model import (
     LungWeights,
     WeightedPooling,
     build_model,
+    load_config,
     set_trainable,
 )
 
@@ -180,3 +182,9 @@ def test_weights_file(source, weights):
     for name in ("block1a_dwconv", "block7a_project_conv", "top_conv"):
         (expected,), (received,) = (m.get_layer(name).get_weights() for m in (source, model))
         assert np.array_equal(expected, received)
+
+
+def test_a_run_from_before_a_setting_has_the_value_it_was_trained_with(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"name": "old", "crop_area": 0.5}))
+    augmentation = load_config(tmp_path).augmentation
+    assert (augmentation.band_gains, augmentation.crop_area) == (0.0, 0.5)

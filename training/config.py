@@ -8,6 +8,8 @@ from training.augmentation import Augmentation
 from training.flags import setting
 from training.views import Surroundings
 
+EARLIER = {"band_gains": 0.0}  # fields that older runs lack, as they were trained
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:

@@ -51,7 +51,7 @@ class LungConfig:
     inverted_share: float = setting(0.15, "share of images whose gray levels are inverted")
     shrunk_share: float = setting(0.3, "share of images that are placed in a larger frame of one gray")
     seed: int = setting(0, "seed of the initial weights, the batches and the augmentation")
-    augmentation: Augmentation = dataclasses.field(default=Augmentation(crop_area=0.25, band_gains=0.0))
+    augmentation: Augmentation = dataclasses.field(default=Augmentation(band_gains=0.0))
 
 
 def load_lung_run(run: Path) -> tuple[LungConfig, tf_keras.Model]:

@@ -15,7 +15,7 @@ from tf_keras import layers
 
 from cxr.classifier import UNSURE
 from cxr.lungs import interpolation_matrix
-from training.config import TrainConfig
+from training.config import EARLIER, TrainConfig
 from training.flags import from_flat
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
@@ -211,7 +211,7 @@ def load_config(run: Path) -> TrainConfig:
     Raises:
         FileNotFoundError: if the folder is no run.
     """
-    return from_flat(TrainConfig, json.loads((run / "config.json").read_text()))
+    return from_flat(TrainConfig, EARLIER | json.loads((run / "config.json").read_text()))
 
 
 def load_run(run: Path) -> tuple[TrainConfig, tf_keras.Model]:
