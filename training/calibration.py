@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from training.metrics import Intervals, metrics_with_intervals
 
 THRESHOLD = 0.5
-UNDECIDED = (0.4, 0.6)  # probabilities that are uncertain in any case, as those of images without lungs
+LEAST_BAND = (0.4, 0.6)  # is uncertain in any case: images without lungs are scored here
 MISSED_SHARE = 0.02  # of each class may lie outside the uncertain band on the wrong side
 
 
@@ -86,7 +86,7 @@ def fit_calibration(
 def find_uncertain_band(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
     """The band outside which the verdict is rarely wrong: no more than ``MISSED_SHARE`` of
     the PNEUMONIA images lie below it, and of the NORMAL images above it (after Vovk 2012, conformal
-    prediction by class). It always contains ``UNDECIDED``.
+    prediction by class). It always contains ``LEAST_BAND``.
 
     Args:
         labels: (N,) of 0 and 1, both present, of patients that are not in training.
@@ -94,7 +94,7 @@ def find_uncertain_band(labels: np.ndarray, probabilities: np.ndarray) -> tuple[
     """
     low = float(np.quantile(probabilities[labels > 0.5], MISSED_SHARE, method="lower"))
     high = float(np.quantile(probabilities[labels < 0.5], 1.0 - MISSED_SHARE, method="higher"))
-    return min(low, UNDECIDED[0]), max(high, UNDECIDED[1])
+    return min(low, LEAST_BAND[0]), max(high, LEAST_BAND[1])
 
 
 def calibrate(logits: np.ndarray, temperature: float, offset: float) -> np.ndarray:
