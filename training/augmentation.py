@@ -39,7 +39,7 @@ class Augmentation:
     rotation_deg: float = setting(10.0, "largest rotation in either direction, degrees")
     style: float = setting(
         1.0,
-        "strength of gamma, contrast, brightness, and of blur or sharpening if --band-gains is 0; 0 for none",
+        "strength of gamma, contrast and brightness, and of blur if --band-gains is 0; 0 for none",
     )
     band_gains: float = setting(
         0.7, "strength of random gains of three bands of detail; 0 for blur or sharpening in their place"
