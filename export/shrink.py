@@ -22,7 +22,7 @@ from training.averaging import WeightAverage, write_weights
 from training.batches import UNDECIDED, count_steps, training_batches
 from training.config import TrainConfig
 from training.flags import setting, to_flat
-from training.model import POOLED_LAYER, set_trainable
+from training.model import POOLED_LAYER, WEIGHTS_LAYER, LungWeights, WeightedPooling, set_trainable
 from training.optimization import build_loss, compile_model
 from training.run_folder import check_run, write_config
 from training.sources import LabelledImages
@@ -205,5 +205,8 @@ def feature_loss(taught: tf.Tensor, learned: tf.Tensor) -> tf.Tensor:
 
 
 def _with_features(model: tf_keras.Model) -> tf_keras.Model:
-    """The same network with its pooled features (B, C) as a second output."""
-    return tf_keras.Model(model.input, [model.output, model.get_layer(POOLED_LAYER).output])
+    """The same network with its pooled features (B, C) as a second output, of weights as they are."""
+    lungs = model.get_layer(WEIGHTS_LAYER)
+    features, _ = model.get_layer(POOLED_LAYER).input
+    weights = LungWeights(lungs.cells, lungs.inner)(lungs.input)
+    return tf_keras.Model(model.input, [model.output, WeightedPooling()([features, weights])])

@@ -8,7 +8,7 @@ from training.augmentation import Augmentation
 from training.flags import setting
 from training.views import Surroundings
 
-EARLIER = {"band_gains": 0.0}  # fields that older runs lack, as they were trained
+EARLIER = {"band_gains": 0.0, "evenness": 0.0}  # fields that older runs lack, as they were trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,9 @@ class TrainConfig:
     warmup_share: float = setting(0.1, "share of a stage's steps over which the learning rate rises")
     weight_decay: float = setting(1e-4, "weight decay of AdamW")
     dropout: float = setting(0.2, "dropout rate before the heads")
+    evenness: float = setting(
+        0.8, "how far the weights of cells are evened out at random in training; 0 for not at all"
+    )
     # keeps logits small, which makes them easier to calibrate and to quantize
     label_smoothing: float = setting(0.05, "share of each label that is divided between both labels")
     cause_weight: float = setting(0.3, "weight of the loss of virus against bacteria; pneumonia has 1")

@@ -66,6 +66,7 @@ PADDINGS = ("torchvision", "keras")
 STRIDE = 32  # px of the image along the side of a cell of the features
 MASK_CELLS = 8  # along the side of a cell of the features
 EDGE_CELLS = 3  # of the mask, over which a drawn edge is blurred to be as unsure as a found one
+WEIGHTS_LAYER = "lungs"  # of the cells
 POOLED_LAYER = "pooled"
 LOGIT_LAYER = "logit"  # log-odds of pneumonia
 CAUSE_LAYER = "cause"  # log-odds of a virus, given pneumonia
@@ -98,14 +99,17 @@ class LungWeights(layers.Layer):
         cells: along each side.
         inner: count only what is surely lung, as the runtime does. The masks that it finds are less sure
             of the edges than those that people draw; this blurs the drawn ones as much.
+        evenness: in training, the weights of an image are raised to a random power of ``1 - evenness`` or
+            more. Otherwise nothing teaches a cell with hardly any lung in it a sensible answer.
     """
 
-    def __init__(self, cells: int, inner: bool = False, **options: Any) -> None:
+    def __init__(self, cells: int, inner: bool = False, evenness: float = 0.0, **options: Any) -> None:
         super().__init__(**options)
         self.cells = cells
         self.inner = inner
+        self.evenness = evenness
 
-    def call(self, mask: tf.Tensor) -> tf.Tensor:
+    def call(self, mask: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Weigh the cells."""
         side = MASK_CELLS * self.cells
         small = tf.image.resize(mask, (side, side), method="area")
@@ -115,11 +119,14 @@ class LungWeights(layers.Layer):
         places = (np.arange(side) + 0.5) / side
         spread = tf.constant(interpolation_matrix(places, self.cells), tf.float32)
         weights = tf.einsum("bij,ik,jl->bkl", small[..., 0], spread, spread) + 1e-3
+        if training and self.evenness:
+            weights **= tf.random.uniform((tf.shape(weights)[0], 1, 1), 1.0 - self.evenness, 1.0)
         return (weights / tf.reduce_sum(weights, (1, 2), keepdims=True))[..., tf.newaxis]
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of ``from_config``."""
-        return super().get_config() | {"cells": self.cells, "inner": self.inner}
+        own = {"cells": self.cells, "inner": self.inner, "evenness": self.evenness}
+        return super().get_config() | own
 
 
 class WeightedPooling(layers.Layer):
@@ -140,6 +147,7 @@ def build_model(
     weights: str = "none",
     dropout: float = 0.2,
     padding: str = "torchvision",
+    evenness: float = 0.0,
 ) -> tf_keras.Model:
     """Build the classifier.
 
@@ -157,6 +165,7 @@ def build_model(
             bottom only). It must be the padding that the initial weights were trained with. Otherwise
             each cell of the last features sees 31 px too far to the right and below, and the evidence
             map is drawn one cell too far to the left and above.
+        evenness: of ``LungWeights``, 0..1.
 
     Returns:
         A flat Keras model from views float32 (B, image_size, image_size, 2), an image and the mask of its
@@ -191,9 +200,8 @@ def build_model(
         _copy_to_gray(source, base, kind)
     if kind.normalizes:
         _set_normalization(base, kind.mean.mean(), kind.std.mean())
-    weights_of_cells = LungWeights(image_size // STRIDE, name="lungs")(
-        TakeChannel(1, name="mask")(base.input)
-    )
+    mask = TakeChannel(1, name="mask")(base.input)
+    weights_of_cells = LungWeights(image_size // STRIDE, evenness=evenness, name=WEIGHTS_LAYER)(mask)
     pooled = WeightedPooling(name=POOLED_LAYER)([base.output, weights_of_cells])
     dropped = layers.Dropout(dropout, name="dropout")(pooled)
     heads = [layers.Dense(1, name=name, dtype="float32")(dropped) for name in (LOGIT_LAYER, CAUSE_LAYER)]
@@ -202,7 +210,9 @@ def build_model(
 
 def build_from(config: TrainConfig, weights: str = "none") -> tf_keras.Model:
     """The network of a run, with initial weights as ``build_model`` takes them."""
-    return build_model(config.backbone, config.image_size, weights, config.dropout, config.padding)
+    return build_model(
+        config.backbone, config.image_size, weights, config.dropout, config.padding, config.evenness
+    )
 
 
 def load_config(run: Path) -> TrainConfig:
