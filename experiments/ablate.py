@@ -59,6 +59,7 @@ LEVERS: dict[str, dict[str, float]] = {
     "no erased lungs": {"erased_share": 0.0},
     "MixUp 0.2": {"mixup": 0.2},
     "crops from a tenth": {"crop_area": 0.1},
+    "no evened weights": {"evenness": 0.0},
     "no averaging": {"average_steps": 1},
     "no label smoothing": {"label_smoothing": 0.0},
     "no whole frames": {"whole_frame_share": 0.0},

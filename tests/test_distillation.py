@@ -80,8 +80,9 @@ def test_no_features_are_learned_of_images_without_lungs(small_backbone, tiny_fi
 
 
 def test_a_fine_tune_is_repeated_exactly(small_backbone, tiny_films):
-    """Also its dropout, whatever was drawn before: a stopped export continues as if it had not been."""
-    model = build_model(small_backbone, image_size=64, dropout=0.5)
+    """Also its dropout and its weights of cells, whatever was drawn before: a stopped export continues as
+    if it had not been."""
+    model = build_model(small_backbone, image_size=64, dropout=0.5, evenness=0.8)
     first, second = (
         fine_tune(model, CONFIG, tiny_films, [model], epochs=1, learning_rate=1e-2) for _ in range(2)
     )

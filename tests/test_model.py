@@ -121,6 +121,23 @@ def test_pooling_weighs_the_lungs():
     assert constant == pytest.approx(7, rel=1e-5)
 
 
+def test_weights_are_evened_out_in_training_alone():
+    """By a power of its own for each image, so a cell with hardly any lung counts more, up to as much."""
+    mask = np.zeros((64, 160, 160, 1), np.float32)
+    mask[:, 32:104, 32:128] = 255  # the fourth row of cells has a quarter of the second's lung
+    weigh = LungWeights(5, evenness=0.8)
+    plain = weigh(mask).numpy()[..., 0]
+    np.testing.assert_array_equal(plain, LungWeights(5)(mask, training=True).numpy()[..., 0])
+    evened = weigh(mask, training=True).numpy()[..., 0]
+    assert evened.sum((1, 2)) == pytest.approx(1, rel=1e-5)
+    ratio = plain[0, 3, 2] / plain[0, 1, 2]
+    powers = np.log(evened[:, 3, 2] / evened[:, 1, 2]) / np.log(ratio)
+    assert ratio < 0.4
+    assert 0.19 < powers.min() < 0.4
+    assert 0.8 < powers.max() < 1.01
+    assert np.abs(evened[:, 0, 0]).max() < 0.05  # no lung at all
+
+
 def test_inner_pooling_leaves_out_what_is_hardly_lung():
     """As the runtime does: an unsure part and the edges have no weight, the middle of the lungs has."""
     mask = np.zeros((1, 160, 160, 1), np.float32)
@@ -171,6 +188,8 @@ def test_refusals():
     with pytest.raises(ValueError, match="accepted are torchvision, keras"):
         build_model(padding="same")
 
+    with pytest.raises(ValueError, match=r"evenness 1\.5; accepted is 0\.\.1"):
+        build_model(evenness=1.5)
     with pytest.raises(ValueError, match="accepted are efficientnet_b0"):
         build_model("resnet9000")
     with pytest.raises(ValueError, match="multiples of 32"):

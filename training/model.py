@@ -173,8 +173,9 @@ def build_model(
         mask only weighs the cells of the last features.
 
     Raises:
-        ValueError: if the backbone or the padding is unknown, if the input size is no multiple of 32, or
-            if Keras' own ``imagenet`` weights are to be used with torchvision's padding.
+        ValueError: if the backbone or the padding is unknown, if the input size is no multiple of 32, if
+            the evenness is out of range, or if Keras' own ``imagenet`` weights are to be used with
+            torchvision's padding.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"received the backbone {backbone!r}; accepted are {', '.join(BACKBONES)}")
@@ -182,6 +183,8 @@ def build_model(
         raise ValueError(f"received image_size {image_size}; accepted are multiples of 32")
     if padding not in PADDINGS:
         raise ValueError(f"received the padding {padding!r}; accepted are {', '.join(PADDINGS)}")
+    if not 0.0 <= evenness <= 1.0:
+        raise ValueError(f"received evenness {evenness}; accepted is 0..1")
     if weights == "imagenet" and padding != "keras":
         raise ValueError(f"received weights 'imagenet' with padding {padding!r}; accepted is 'keras'")
     kind = BACKBONES[backbone]
