@@ -53,6 +53,7 @@ def evaluate(name: str, data: Path, split: str, run: Path | None) -> str:
     lines = [
         f"{classifier.card.name} on {len(films)} films of {data.name}, {split}",
         f"completeness: mean of evidence = logit within {gaps.max():.1e} log-odds on every film",
+        _average_rows(classifier, predictions, sick),
     ]
     if run:
         drawn = np.random.default_rng(0).permutation(len(images))[:RANDOMIZED_FILMS]
@@ -93,6 +94,23 @@ def deletion_curve(
     shares = np.arange(DELETION_STEPS + 1) / DELETION_STEPS
     changed = [np.where(rank < share * size * size, end, start) for share in shares]
     return np.array([classifier.predict(film, lungs).probability for film in changed])
+
+
+def _average_rows(classifier: Classifier, predictions: list[Prediction], sick: np.ndarray) -> str:
+    """A markdown table of the weight of each row of cells, and of its mean evidence in both classes."""
+    cells = np.stack([classifier.network.run(p.image)[0]["evidence"][0, :, :, 0] for p in predictions])
+    weights = [spread_evidence(c, p.lungs)[1] for c, p in zip(cells, predictions, strict=True)]
+    rows = np.mean(weights, axis=0).sum(axis=1)
+    normal, pneumonia = (cells[chosen].mean(axis=(0, 2)) for chosen in (~sick, sick))
+    table = pd.DataFrame(
+        {
+            "row of cells": ["highest", *range(2, len(rows)), "lowest"],
+            "weight": [f"{100 * share:.0f} %" for share in rows],
+            "NORMAL": [f"{value:+.1f}" for value in normal],
+            "PNEUMONIA": [f"{value:+.1f}" for value in pneumonia],
+        }
+    ).to_markdown(index=False, disable_numparse=True)
+    return f"mean evidence of the cells of the lungs' box, log-odds:\n\n{table}\n"
 
 
 def _test_deletion(

@@ -28,10 +28,13 @@ def test_evidence_is_tested_by_one_command(labelled):
     result = run_module("experiments.explanation", "--data", labelled)
     assert result.returncode == 0, result.stderr[-2000:]
     assert float(re.search(r"completeness.* within (\S+) log-odds", result.stdout)[1]) < 1e-4
-    assert "on 2 films with pneumonia that were found" in result.stdout
+    rows, orders = result.stdout.split("deletion and insertion on 2 films with pneumonia that were found")
+    weights = [float(row["weight"].removesuffix(" %")) for row in read_table(rows)]
+    assert len(weights) == 5
+    assert sum(weights) == pytest.approx(100, abs=3)
     areas = {
         name: [float(re.fullmatch(r"(\S+) \(\S+\)", cell)[1]) for cell in cells]
-        for name, *cells in (row.values() for row in read_table(result.stdout))
+        for name, *cells in (row.values() for row in read_table(orders))
     }
     assert set(areas) == {
         "evidence", "lungs, centre first", "lungs, random places", "film, random places"
