@@ -2,7 +2,7 @@
 
 Command, on the validation patients::
 
-    python -m experiments.channels --run runs/b0
+    python -m experiments.channels --run runs/e0
 
 The rounds are saved in the run's folder, where ``python -m export --keep`` finds them again; those of
 ``--teachers`` in a folder of their own. With ``--criteria`` the two ways to choose channels are compared

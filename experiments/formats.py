@@ -2,7 +2,7 @@
 
 Command, on the validation patients::
 
-    python -m experiments.formats --run runs/b0
+    python -m experiments.formats --run runs/e0
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Command, on the validation patients::
 
-    python -m experiments.layers --run runs/b0
+    python -m experiments.layers --run runs/e0
 """
 
 from __future__ import annotations

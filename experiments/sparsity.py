@@ -2,7 +2,7 @@
 
 Command, on the validation patients::
 
-    python -m experiments.sparsity --run runs/b0
+    python -m experiments.sparsity --run runs/e0
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Command::
 
-    python -m export --run runs/b0
+    python -m export --run runs/e0
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ EARLIER = {"band_gains": 0.0, "evenness": 0.0}  # fields that older runs lack, a
 class TrainConfig:
     """A training run. The defaults are those of the published run."""
 
-    name: str = setting("b0", "the output goes to runs/NAME")
+    name: str = setting("e0", "the output goes to runs/NAME")
     data: str = setting("data/chest_xray", "the data set: images, or records of training.dataset")
     masks: str = setting("", "the lung masks; lung_masks beside the data set unless given")
     weights: str = setting(
