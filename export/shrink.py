@@ -209,4 +209,5 @@ def _with_features(model: tf_keras.Model) -> tf_keras.Model:
     lungs = model.get_layer(WEIGHTS_LAYER)
     features, _ = model.get_layer(POOLED_LAYER).input
     weights = LungWeights(lungs.cells, lungs.inner)(lungs.input)
-    return tf_keras.Model(model.input, [model.output, WeightedPooling()([features, weights])])
+    pooled = WeightedPooling(name="features")([features, weights])
+    return tf_keras.Model(model.input, [model.output, pooled])
