@@ -28,8 +28,9 @@ from cxr.classifier import INPUT
 from cxr.model_file import SIGNATURE
 
 OURS = "LiteRT int8 (this project)"
+PAUSE_S = 0.02  # before a turn, so that the threads of the previous runtime are idle
+WARM = 10  # calls at the start of a turn that are not timed: after a pause, a second core can be late
 BURST = 10
-PAUSE_S = 0.02  # before a burst, so that the threads of the previous runtime are idle
 
 Call = Callable[[], object]
 
@@ -92,16 +93,18 @@ def load_openvino(folder: Path, film: np.ndarray, threads: int) -> dict[str, Cal
 
 
 def measure(calls: dict[str, Call], rounds: int) -> dict[str, np.ndarray]:
-    """Milliseconds of each call, float64 (rounds * BURST,), after a warm-up round."""
+    """Milliseconds of each call, float64 (rounds * BURST,). The calls take turns, and each turn begins
+    with some that are not timed."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(1 + rounds):
+    for _ in range(rounds):
         for name, call in calls.items():
             time.sleep(PAUSE_S)
+            for _ in range(WARM):
+                call()
             for _ in range(BURST):
                 start = time.perf_counter()
                 call()
-                if turn:
-                    times[name].append((time.perf_counter() - start) * 1e3)
+                times[name].append((time.perf_counter() - start) * 1e3)
     return {name: np.array(values) for name, values in times.items()}
 
 
