@@ -4,8 +4,9 @@ Command, after ``python -m benchmarks.peers``::
 
     python -m benchmarks.inference --peers runs/peers/160 --threads 1
 
-The runtimes take turns, with ten films in a row each, so that each runs with its own data in the caches
-and drift of the machine affects all. LiteRT gets uint8 pixels, the others get float pixels.
+The runtimes take turns, so that drift of the machine affects all. Each has ten films in a row that are
+not timed, so that its data are in the caches and all cores are awake, and then ten that are. LiteRT gets
+uint8 pixels, the others get float pixels.
 """
 
 from __future__ import annotations

@@ -147,8 +147,9 @@ def fine_tune(
     The loss is linear in its targets, so both are learned by learning their weighted mean. Labels are not
     smoothed: the teachers' answers are smooth enough. An image without lungs keeps its target of one
     half, and its features are not taught: what a teacher still sees in it comes from its frame. The
-    network learns to give these answers with the pooling of the runtime; pooled otherwise than in
-    training, its logits would be too low.
+    network learns with the pooling of the runtime, because its logits would be too low if it was pooled
+    otherwise in use. For its answers the weights are evened out as in the run; for its features they are
+    not.
 
     Args:
         model: the network; it is not changed.
@@ -157,7 +158,7 @@ def fine_tune(
         teachers: networks of the same input.
         epochs: epochs as long as those of the run; with 0, ``model`` itself is returned.
         learning_rate: peak of the schedule.
-        number: of this fine-tune, so that each draws other batches and another dropout.
+        number: of this fine-tune, so that each draws other batches, dropout and powers of weights.
         feature_weight: weight of ``feature_loss`` from the first teacher's pooled features. They tell
             which images are unlike those of training, and an answer alone keeps little of that.
 
@@ -168,7 +169,7 @@ def fine_tune(
         return model
     config = dataclasses.replace(config, label_smoothing=0.0)
     epoch = PROBE_EPOCH + 1 + number
-    tf_keras.utils.set_random_seed(1000 * config.seed + epoch)  # of dropout
+    tf_keras.utils.set_random_seed(1000 * config.seed + epoch)  # of dropout and powers
     student = pool_inside(model)
     set_trainable(student, True, config.freeze_until, config.freeze_norms)
     rows = films.to_dataset()

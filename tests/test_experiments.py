@@ -29,9 +29,12 @@ def test_evidence_is_tested_by_one_command(labelled):
     assert result.returncode == 0, result.stderr[-2000:]
     assert float(re.search(r"completeness.* within (\S+) log-odds", result.stdout)[1]) < 1e-4
     rows, orders = result.stdout.split("deletion and insertion on 2 films with pneumonia that were found")
-    weights = [float(row["weight"].removesuffix(" %")) for row in read_table(rows)]
-    assert len(weights) == 5
+    rows = read_table(rows)
+    assert [row["row of cells"] for row in rows] == ["highest", "2", "3", "4", "lowest"]
+    weights = [float(row["weight"].removesuffix(" %")) for row in rows]
     assert sum(weights) == pytest.approx(100, abs=3)
+    for row in rows[1:4]:
+        assert float(row["NORMAL"]) < float(row["PNEUMONIA"])
     areas = {
         name: [float(re.fullmatch(r"(\S+) \(\S+\)", cell)[1]) for cell in cells]
         for name, *cells in (row.values() for row in read_table(orders))

@@ -19,7 +19,7 @@ from export.structure import (
     save_network,
 )
 from training.config import TrainConfig
-from training.model import build_model
+from training.model import build_from, build_model
 from training.optimization import build_loss
 from training.views import view_films
 
@@ -184,6 +184,12 @@ def test_pooling_inside_changes_the_pooling_alone(model, views, tmp_path):
     everywhere = np.concatenate([views[..., :1], np.full_like(views[..., :1], 255.0)], axis=-1)
     whole, inner = (network.predict(everywhere, verbose=0) for network in (model, inside))
     np.testing.assert_allclose(whole, inner, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_are_evened_out_as_in_the_run():
+    network = build_from(dataclasses.replace(CONFIG, backbone="small_cnn", evenness=0.6))
+    layer = pool_inside(network).get_layer("lungs")
+    assert (layer.evenness, layer.inner) == (0.6, True)
 
 
 def test_a_saved_network_is_the_same(model, views, tmp_path):

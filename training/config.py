@@ -38,7 +38,7 @@ class TrainConfig:
     weight_decay: float = setting(1e-4, "weight decay of AdamW")
     dropout: float = setting(0.2, "dropout rate before the heads")
     evenness: float = setting(
-        0.8, "how far the weights of cells are evened out at random in training; 0 for not at all"
+        0.8, "how far the weights of cells are evened out in training, at random: 0 for not at all, to 1"
     )
     # keeps logits small, which makes them easier to calibrate and to quantize
     label_smoothing: float = setting(0.05, "share of each label that is divided between both labels")

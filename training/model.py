@@ -99,8 +99,9 @@ class LungWeights(layers.Layer):
         cells: along each side.
         inner: count only what is surely lung, as the runtime does. The masks that it finds are less sure
             of the edges than those that people draw; this blurs the drawn ones as much.
-        evenness: in training, the weights of an image are raised to a random power of ``1 - evenness`` or
-            more. Otherwise nothing teaches a cell with hardly any lung in it a sensible answer.
+        evenness: in training, the weights of an image are raised to a random power between
+            ``1 - evenness`` and 1. Otherwise nothing teaches a cell with hardly any lung in it a sensible
+            answer.
     """
 
     def __init__(self, cells: int, inner: bool = False, evenness: float = 0.0, **options: Any) -> None:
