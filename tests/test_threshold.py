@@ -56,7 +56,7 @@ def test_the_bar_follows_the_explored_threshold(page):
     assert "threshold 0.20" in find_bar(page)
 
 
-@pytest.mark.parametrize("percent", [50, 1])
+@pytest.mark.parametrize("percent", [50, 10])
 def test_the_prevalence_turns_the_probability_into_children(page, percent):
     open_film(page, "uncertain")
     page.slider(key="prevalence").set_value(percent).run()
